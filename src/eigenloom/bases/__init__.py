@@ -1,0 +1,1 @@
+"""The spectral bases, behind one contract."""

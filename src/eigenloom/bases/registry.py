@@ -1,0 +1,75 @@
+"""Which kinds of basis exist, where they live, and which random counterpart is their floor.
+
+Standard library only and no import of the kinds themselves: the Snakefile reads this at parse time.
+Kinds from outside register under the entry point group ``eigenloom.bases``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from eigenloom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eigenloom.bases.base import Basis
+
+GROUP = "eigenloom.bases"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where a kind's class is and how its codes are made."""
+
+    module: str
+    name: str
+    geometry: str
+
+
+KINDS = {
+    "kmeans": Kind("eigenloom.bases.kmeans", "KMeans", "distance"),
+    "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
+    "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
+}
+
+
+def find_kind(kind: str) -> Kind:
+    """Return the entry of a kind, ours or an installed package's.
+
+    Raises:
+        ConfigError: nobody registered it.
+    """
+    if kind in KINDS:
+        return KINDS[kind]
+    for entry in entry_points(group=GROUP, name=kind):
+        module, _, name = entry.value.partition(":")
+        return Kind(module, name, "projection")
+    known = sorted({*KINDS, *(entry.name for entry in entry_points(group=GROUP))})
+    raise ConfigError(f"{kind!r} is not a kind of basis; known: {', '.join(known)}")
+
+
+def basis_class(kind: str) -> "type[Basis]":
+    """Import and return the class of a kind.
+
+    Raises:
+        ConfigError: the kind is unknown.
+    """
+    entry = find_kind(kind)
+    return getattr(import_module(entry.module), entry.name)
+
+
+def floor_of(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return kind and parameters of the random basis of the same size: what any result must beat.
+
+    Seeded random training rows as centres for distances, a seeded random orthonormal basis for projections.
+    """
+    if find_kind(kind).geometry == "distance":
+        floor = (
+            {"kind": "kmeans", "n_clusters": parameters["n_clusters"]}
+            if "n_clusters" in parameters
+            else {"kind": "kmeans"}
+        )
+        return {**floor, "init": "random", "n_init": 1, "max_iter": 0, "relocate": 0.0}
+    size = {"n_components": parameters["n_components"]} if "n_components" in parameters else {}
+    return {"kind": "random_directions", **size}

@@ -1,0 +1,1 @@
+"""Codings of rows and the shards that hold them."""

@@ -1,0 +1,1 @@
+"""Reconstruction and utilisation of a basis."""

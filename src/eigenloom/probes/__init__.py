@@ -1,0 +1,1 @@
+"""One-dimensional logistic probes and what they say."""

@@ -1,0 +1,1 @@
+"""Everything that yields rows: images, recordings, arrays."""

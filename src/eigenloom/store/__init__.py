@@ -1,0 +1,1 @@
+"""Files: activation shards, artifacts, snapshots of unfinished work."""
