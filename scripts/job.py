@@ -8,7 +8,6 @@ absent from ``job.edges``.
 import argparse
 import json
 import logging
-import os
 import platform
 import sys
 import time
@@ -86,8 +85,8 @@ def run(main: Callable[[Job], None], *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name.replace('_', '-')}", nargs="*", type=Path, default=[], help=f"{name} edge(s)")
     arguments = parser.parse_args()
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(arguments.threads)
+    if "torch" in sys.modules:  # numpy's BLAS reads OMP_NUM_THREADS, which Snakemake exports
+        sys.modules["torch"].set_num_threads(arguments.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         main(Job(arguments, names))
