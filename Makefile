@@ -1,0 +1,68 @@
+# Every target creates what it needs: a virtual environment with the pinned packages in .venv.
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+CONFIG ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := src scripts tests benchmarks workflow
+
+.PHONY: help run test lint format bench verify stress docs clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases, probes, report (CONFIG=path for another)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) all $(if $(CONFIG),--configfile $(CONFIG))
+	@$(BIN)/python scripts/where.py $(CONFIG)
+
+test: $(VENV)/.dev  ## Run all tests
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+
+lint: $(VENV)/.dev  ## Check style, types, floors, workflow
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --lint
+
+format: $(VENV)/.dev  ## Rewrite the code in the house style
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/snakefmt Snakefile workflow
+
+bench: $(VENV)/.bench  ## Time eigenloom beside its peers (FULL=1 for the documented shapes)
+	@cd benchmarks && OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  ../$(BIN)/python run.py $(if $(FULL),--full) $(NAMES)
+	@$(BIN)/python docs/generate.py
+
+verify: $(VENV)/.run  ## Compare every artifact with its recorded sha256
+	@$(BIN)/python scripts/verify.py
+
+stress: $(VENV)/.dev  ## Kill the workflow 100 times at random moments and compare the artifacts with an undisturbed run
+	@PATH="$(CURDIR)/$(BIN):$$PATH" EIGENLOOM_KILLS=100 $(BIN)/python -m pytest tests/workflow/test_kill.py
+
+docs: $(VENV)/.dev  ## Regenerate the generated pages of docs/ and the tables of README.md
+	@$(BIN)/python docs/generate.py
+
+clean:  ## Remove the virtual environment and caches; artifacts and results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "the venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.run: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing the pinned packages into $(VENV) ..."
+	@$(PIP) --editable '.[workflow]'
+	@touch $@
+
+$(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing the pinned packages and the development tools into $(VENV) ..."
+	@$(PIP) --editable '.[workflow,dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) --editable '.[workflow,dev,bench]'
+	@touch $@
