@@ -61,7 +61,7 @@ def code_digest(script: Path, roots: Sequence[Path], modules: Iterable[str] = ()
         found[name] = _module_digest(path)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         queue += _imports(path, package)
-        queue += [name.rpartition(".")[0]] if name.count(".") > 1 else []
+        queue.append(name.rpartition(".")[0])
     return text_digest(canonical_json(found))
 
 
