@@ -13,7 +13,8 @@ help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases, probes, report (CONFIG=path for another)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) all $(if $(CONFIG),--configfile $(CONFIG))
+	@$(BIN)/python scripts/unlock.py $(if $(CONFIG),--configfile $(CONFIG))
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) --rerun-incomplete all $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/where.py $(CONFIG)
 
 test: $(VENV)/.dev  ## Run all tests

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import threading
 
 import pytest
 
@@ -81,3 +82,29 @@ def test_read_json_says_what_is_wrong(tmp_path):
     with pytest.raises(StoreError, match="bytes, more than the 10"):
         read_json(path, max_bytes=10)
     assert read_json(path) == {"a": list(range(100))}
+
+
+def test_a_living_writer_is_waited_for(tmp_path):
+    path, first_open, release = tmp_path / "file.bin", threading.Event(), threading.Event()
+
+    def slow():
+        with atomic_file(path) as file:
+            file.write(b"slow and ")
+            first_open.set()
+            assert release.wait(10)
+            file.write(b"whole")
+
+    def quick():
+        write_bytes(path, b"quick")
+
+    threads = [threading.Thread(target=slow), threading.Thread(target=quick)]
+    threads[0].start()
+    assert first_open.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert threads[1].is_alive()
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert path.read_bytes() == b"quick"
+    assert os.listdir(tmp_path) == ["file.bin"]

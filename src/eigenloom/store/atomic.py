@@ -1,11 +1,12 @@
 """Publish a file whole or not at all: temporary sibling, digest in the same pass, fsync, rename."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +47,8 @@ class HashingFile:
 def atomic_file(path: str | Path) -> Iterator[HashingFile]:
     """Yield a ``HashingFile`` that becomes ``path`` when the block ends, and leaves nothing when it fails.
 
-    The temporary sibling has a fixed name, so a killed writer's remainder is overwritten by the next one.
+    The temporary sibling has a fixed name, so a killed writer's remainder is overwritten by the next one. A writer
+    that still lives (its workflow was killed, it was not) is waited for.
 
     Raises:
         StoreError: the folder is missing or read-only, or the disk is full.
@@ -55,16 +57,46 @@ def atomic_file(path: str | Path) -> Iterator[HashingFile]:
     partial = path.with_name(f".{path.name}.partial")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
+        with _open_alone(partial) as file:
+            try:
                 yield HashingFile(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         _sync_directory(path.parent)
+
+
+def _open_alone(partial: Path) -> BinaryIO:
+    """Open a file for writing, empty, while no other process is writing it.
+
+    The lock belongs to the open file, not to its name: after waiting for another writer the name may be gone
+    (published by rename), and then a new file is made.
+    """
+    while True:
+        file = open(partial, "ab")  # noqa: SIM115 (the caller closes it)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _same(file, partial):
+                file.truncate(0)
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _same(file: BinaryIO, path: Path) -> bool:
+    """Say whether the open file is the one the name leads to now."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(file.fileno())
+    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def write_bytes(path: str | Path, data: bytes) -> str:
