@@ -1,11 +1,14 @@
-"""Believe nothing that ``metadata.json`` and ``shards.json`` say before it is checked; list all that is wrong."""
+"""Believe nothing that a recording's files say before it is checked; list all that is wrong."""
 
 import logging
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eigenloom.errors import StoreError
+from eigenloom.store.atomic import explained, read_json
 from eigenloom.store.protocol import (
     KEYS,
     PROTOCOL,
@@ -24,6 +27,45 @@ OLD_KEYS = (
     "max_patches_per_shard", "n_patches_per_shard",
 )  # fmt: skip
 logger = logging.getLogger("eigenloom")
+
+
+def check_present(directory: Path, ours: bool) -> None:
+    """Refuse a directory without its documents, telling what is there."""
+    if not directory.is_dir():
+        raise StoreError(f"{directory}: no such directory; run `snakemake {directory}/store.json`")
+    names = ["metadata.json", "shards.json"] + ["store.json"] * ours
+    absent = [name for name in names if not (directory / name).exists()]
+    if absent:
+        found = sorted(path.name for path in directory.iterdir())
+        acts = [name for name in found if name.startswith("acts")]
+        what = f"{len(acts)} acts*.bin and {len(found) - len(acts)} other files"
+        first = f" ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''})" if found else ""
+        raise StoreError(
+            f"{directory}: {' and '.join(absent)} absent; there are {what}{first}; recording incomplete:"
+            f" run `snakemake {directory}/store.json`"
+        )
+
+
+def read_document(path: Path, max_bytes: int) -> tuple[Any, Path]:
+    """Read a JSON document that is a regular file, or a link to one, of bounded size."""
+    with explained(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StoreError(f"{path}: is not a regular file")
+    return read_json(path, max_bytes), path
+
+
+def size_problems(path: Path, expected: int, least: int | None = None) -> list[str]:
+    """List what is wrong with the kind and size of a file."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        link = f" (a link to {os.readlink(path)})" if path.is_symlink() else ""
+        return [f"{path}: missing{link}, {expected} bytes expected; run the rule that makes it, or `dvc pull`"]
+    if not stat.S_ISREG(facts.st_mode):
+        return [f"{path}: is not a regular file, {expected} bytes expected; move it away"]
+    if not (expected if least is None else least) <= facts.st_size <= expected:
+        return [f"{path}: {facts.st_size} bytes, {expected} expected; delete it and run the rule that makes it"]
+    return []
 
 
 def parse_metadata(document: Any, path: Path) -> Metadata:

@@ -1,5 +1,6 @@
 """Write a recording: one job per shard, one for the labels, and a joining one whose ``store.json`` means complete."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 from eigenloom.errors import DataError
 from eigenloom.provenance import canonical_json
 from eigenloom.store.atomic import atomic_file, explained, write_bytes, write_text
-from eigenloom.store.protocol import Layout, Metadata, metadata_bytes, metadata_hash, shard_name, shards_bytes
+from eigenloom.store.protocol import Layout, Metadata, metadata_bytes, shard_name, shards_bytes
+from eigenloom.store.sidecar import FORMAT, KEYS, LABEL_KEYS, SHARD_KEYS, VERSION, implied
 
-FORMAT = "eigenloom.store"
-VERSION = 1
+MAX_EDGE_BYTES = 1_000_000
+logger = logging.getLogger("eigenloom")
 
 
 def write_shard(directory: str | Path, layout: Layout, shard: int, batches: Iterable[np.ndarray]) -> dict[str, Any]:
@@ -119,25 +121,19 @@ def write_store(
         "version": VERSION,
         "source": source,
         "split": split,
-        "saev_hash": metadata_hash(metadata),
-        "n_examples": layout.n_examples,
-        "tokens_per_example": layout.content_tokens_per_example,
-        "n_rows": layout.n_examples * layout.content_tokens_per_example,
-        "d_model": layout.d_model,
-        "layers": list(layout.layers),
+        **implied(metadata),
         "grid": None if grid is None else list(grid),
-        "bytes_per_shard": layout.shard_bytes,
         "signature": dict(signature),
-        "shards": [{key: shard[key] for key in ("name", "n_examples", "sha256")} for shard in shards],
+        "shards": [{key: shard[key] for key in SHARD_KEYS} for shard in shards],
         "files": None if files_sha256 is None else {"sha256": files_sha256},
         "labels": None if labels is None else {key: labels[key] for key in LABEL_KEYS},
         "spec": spec,
         "inputs": dict(sorted((inputs or {}).items())),
     }
-    return write_text(store_path, _lines(document))
-
-
-LABEL_KEYS = ("sha256", "classes", "void", "rule", "counts")
+    text = _lines({key: document[key] for key in KEYS})
+    if len(text) > MAX_EDGE_BYTES:
+        logger.warning("%s: %d bytes; above %d Snakemake checks times only", store_path, len(text), MAX_EDGE_BYTES)
+    return write_text(store_path, text)
 
 
 def _lines(document: Mapping[str, Any]) -> str:
@@ -145,15 +141,10 @@ def _lines(document: Mapping[str, Any]) -> str:
     parts = []
     for key, value in document.items():
         if key == "shards":
-            text = "[\n  " + ",\n  ".join(map(_compact, value)) + "\n ]"
+            text = "[\n  " + ",\n  ".join(map(canonical_json, value)) + "\n ]"
         elif key == "inputs" and value:
-            text = "{\n  " + ",\n  ".join(f"{_compact(k)}:{_compact(v)}" for k, v in value.items()) + "\n }"
+            text = "{\n  " + ",\n  ".join(f"{canonical_json(k)}:{canonical_json(v)}" for k, v in value.items()) + "\n }"
         else:
             text = canonical_json(value)
         parts.append(f' "{key}": {text}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def _compact(value: Any) -> str:
-    """Format without spaces."""
-    return canonical_json(value)
