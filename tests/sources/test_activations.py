@@ -4,20 +4,18 @@ import gc
 import os
 import threading
 
-import numpy as np
 import pytest
 import torch
 from recordings import numbers, record, saev_record
 
-from eigenloom.batches import Batches, first_nonfinite
+from eigenloom.batches import Batches
 from eigenloom.batches import generator as keyed
 from eigenloom.errors import ConfigError, DataError, StoreError
 from eigenloom.sources import activations
 from eigenloom.sources.activations import ActivationRows
-from eigenloom.sources.prefetch import Prefetched
 from eigenloom.store import reading
 from eigenloom.store.protocol import Layout
-from eigenloom.store.reading import Buffers, LayerReader
+from eigenloom.store.reading import LayerReader
 from eigenloom.store.recording import open_store
 
 LAYOUT = Layout(23, (1, 3, 4), 5, True, 7, 4 * 3 * 6)  # S = 4, six shards, the last with 3 examples
@@ -106,14 +104,6 @@ def test_locate_names_the_place(store):
     assert rows.locate(5 * 9 + 3, 6) == "shard acts000002.bin, example 9, token 3 (row 48), layer 3, feature 6"
     cls = ActivationRows(store, 3, tokens="cls")
     assert cls.locate(9, 6) == "shard acts000002.bin, example 9, CLS token, layer 3, feature 6"
-
-
-def test_first_nonfinite():
-    batch = torch.ones(4, 3)
-    assert first_nonfinite(batch) is None
-    batch[2, 1] = torch.inf
-    batch[3, 0] = torch.nan
-    assert first_nonfinite(batch) == (2, 1, 2)
 
 
 # --- shuffled order. Blocks of two examples (10 rows), pools of three blocks.
@@ -275,25 +265,6 @@ def test_held_batches_are_never_overwritten(store, order):
     assert all(torch.equal(a, b) for a, b in zip(held, copies, strict=True))
 
 
-def test_memory_is_lent_again_only_when_nobody_holds_it():
-    buffers = Buffers(4, 3)
-
-    def take(hold):
-        tensor, memory = buffers.take()
-        return memory.ctypes.data, hold(tensor)
-
-    def address():
-        return take(lambda tensor: None)[0]
-
-    for hold in (lambda t: t, lambda t: t[2:].T[:1], lambda t: t.numpy()[1:], lambda t: memoryview(t.numpy())):
-        held, holder = take(hold)
-        assert held % 64 == 0
-        assert address() != held
-        del holder
-        assert held in (address(), take(lambda tensor: tensor)[0])
-    assert len(buffers._memory) == 2
-
-
 @pytest.mark.parametrize("order", ["stored", "shuffled"])
 def test_a_pass_uses_few_buffers(store, monkeypatch, order):
     made = []
@@ -333,19 +304,6 @@ def test_an_unused_iterator_starts_nothing(store):
     del unused
 
 
-def test_one_open_file_per_shard_and_not_too_many(store, monkeypatch):
-    monkeypatch.setattr(reading, "MAX_OPEN_FILES", 2)
-    opened = []
-    real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *rest: (opened.append(str(path)[-5]), real(path, *rest))[1])
-    with LayerReader(store, 3) as reader:
-        out = np.empty((5, 7), np.float32)
-        for first in [*range(0, N, 5), 0]:
-            reader.read(first, out)
-            assert len(open_shards()) <= 2
-    assert opened == list("0123450")
-
-
 @pytest.mark.parametrize("order", ["stored", "shuffled", "sample"])
 def test_a_file_cut_after_opening_surfaces_in_the_caller(tmp_path, order):
     record(tmp_path, LAYOUT)
@@ -361,57 +319,3 @@ def test_a_file_cut_after_opening_surfaces_in_the_caller(tmp_path, order):
     (tmp_path / "acts000002.bin").unlink()
     with pytest.raises(StoreError, match=r"acts000002\.bin: no such file"):
         list(rows)
-
-
-def test_short_reads_are_continued(store, monkeypatch):
-    real = os.preadv
-
-    def grudging(file, buffers, start, *flags):
-        return real(file, [buffers[0][: max(1, len(buffers[0]) // 2)]], start, *flags)
-
-    monkeypatch.setattr(os, "preadv", grudging)
-    assert torch.equal(joined(ActivationRows(store, 3, batch_size=9)), expected())
-
-
-def test_hints_cover_what_is_read_where_pages_are_not_in_memory(store, monkeypatch):
-    hints = []
-    monkeypatch.setattr(reading, "_in_memory", lambda *_: False)
-    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: hints.append((start, length)))
-    assert torch.equal(joined(ActivationRows(store, 3)), expected())
-    assert hints == [(6 * 7 * 4 + 28, reading.READ_AHEAD_BYTES)] * 6  # one window covers each of the six shards
-
-
-def test_prefetch_stays_within_its_slots():
-    made = []
-
-    def produce():
-        for number in range(6):
-            made.append(number)
-            yield number
-
-    with Prefetched(produce(), slots=2) as items:
-        assert next(items) == 0
-        items.release()
-        assert next(items) == 1
-        assert next(items) == 2
-        threading.Event().wait(0.05)
-        assert made == [0, 1, 2]
-        items.release()
-        assert next(items) == 3
-    assert threads() == []
-
-
-def test_prefetch_raises_what_the_thread_met():
-    closed = []
-
-    def produce():
-        try:
-            yield 1
-            raise KeyError("inside")
-        finally:
-            closed.append(True)
-
-    with pytest.raises(KeyError, match="inside"), Prefetched(produce(), slots=1) as items:
-        for _ in items:
-            items.release()
-    assert closed == [True]
