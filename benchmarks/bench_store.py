@@ -1,6 +1,7 @@
 """Activation store: reading in stored and shuffled order, warm and cold, and writing, beside what the disk can do."""
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -206,22 +207,22 @@ def per_token(store: ActivationStore, rounds: int) -> dict[str, Any]:
 def written(directory: Path, size: int, rounds: int) -> dict[str, Any]:
     """Time writing one shard, digest and fsync included."""
     vectors = 2 * 257
-    n_examples = max(1, size // 4 // (vectors * 4096))
+    n_examples = max(1, size // 8 // (vectors * 4096))
     layout = Layout(n_examples, (1, 3), 256, True, 1024, n_examples * vectors)
     batch = np.random.default_rng(0).standard_normal((1, 2, 257, 1024), dtype=np.float32)
-    directory.mkdir()
+    fresh = map(str, itertools.count())  # replacing a big file costs more than writing one; no job does it
 
-    def raw() -> int:
-        path = directory / "raw.bin"
+    def raw() -> Path:
+        path = directory / next(fresh)
+        path.parent.mkdir(exist_ok=True)
         with open(path, "wb", buffering=0) as file:
             for _ in range(n_examples):
                 file.write(batch.data)
             os.fsync(file.fileno())
-        return path.stat().st_size
+        return path
 
     def hash_after() -> str:
-        raw()
-        with open(directory / "raw.bin", "rb") as file:
+        with open(raw(), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def digest_only() -> str:
@@ -231,7 +232,7 @@ def written(directory: Path, size: int, rounds: int) -> dict[str, Any]:
         return hasher.hexdigest()
 
     peers = {
-        "eigenloom": lambda: write_shard(directory, layout, 0, (batch for _ in range(n_examples))),
+        "eigenloom": lambda: write_shard(directory / next(fresh), layout, 0, (batch for _ in range(n_examples))),
         "write, then hash": hash_after,
     }
     return compare(
