@@ -45,3 +45,20 @@ def test_raises_what_the_thread_met():
         for _ in items:
             items.release()
     assert closed == [True]
+
+
+def test_leaving_early_closes_the_generator():
+    closed = []
+
+    def produce():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(True)
+
+    items = produce()
+    with Prefetched(items, slots=2) as ahead:
+        next(ahead)
+    assert closed == [True]
+    assert threads() == []

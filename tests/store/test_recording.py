@@ -308,6 +308,14 @@ def test_labels_beyond_the_classes(tmp_path):
         open_store(tmp_path).labels()
 
 
+def test_labels_cut_after_opening(tmp_path):
+    record(tmp_path, labels=np.zeros((11, 4), np.uint8))
+    store = open_store(tmp_path)
+    os.truncate(tmp_path / "labels.bin", 40)
+    with pytest.raises(StoreError, match=r"labels\.bin: 40 bytes, expected 44"):
+        store.labels()
+
+
 def test_no_labels(tmp_path):
     record(tmp_path)
     store = open_store(tmp_path)
