@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import torch
-from job import Job, run
 from torch import Tensor
 
 from eigenloom.batches import resolve_device
@@ -16,6 +15,7 @@ from eigenloom.sources.preprocess import Preprocess
 from eigenloom.store.atomic import read_json, write_json
 from eigenloom.store.protocol import Layout
 from eigenloom.store.writer import write_shard
+from job import Job, run
 
 
 def main(job: Job) -> None:

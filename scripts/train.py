@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from job import Job, run
 
 from eigenloom.batches import resolve_device
 from eigenloom.nn.training import Bar, LabeledPatches, TrainingSettings, score, train
@@ -14,6 +13,7 @@ from eigenloom.sources.images import ImageSet, open_images
 from eigenloom.sources.patch_labels import patch_labels
 from eigenloom.sources.preprocess import Preprocess
 from eigenloom.store.atomic import write_json, write_text
+from job import Job, run
 
 
 def labeled(images: ImageSet, preprocess: Preprocess, rule: str) -> LabeledPatches:
