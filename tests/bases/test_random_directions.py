@@ -22,9 +22,11 @@ def test_orthonormal_through_the_mean_and_reproducible():
 
 
 def test_the_frame_orthonormalises_its_draws_in_order_without_turning_them():
-    first = fit(decaying_rows(500, 12), seed=5).components[0].double()
-    draw = torch.randn(12, dtype=torch.float64, generator=generator(5, "directions", 0))
-    assert (first - draw / draw.norm()).abs().max() < 1e-6
+    components = fit(decaying_rows(500, 12), seed=5).components.double()
+    draws = [torch.randn(12, dtype=torch.float64, generator=generator(5, "directions", j)) for j in range(12)]
+    for j, draw in enumerate(draws):
+        rest = draw - components[:j].T @ (components[:j] @ draw)
+        assert (components[j] - rest / rest.norm()).abs().max() < 1e-5
 
 
 def test_a_smaller_frame_is_the_front_of_a_larger_one():
