@@ -38,9 +38,8 @@ def write(directory, basis, spec, rows, *, batch_size=16, per_part=2, features_p
         chosen = shards[start : start + per_part]
         entries = write_part(directory, part, chosen, layout, features_per_file=features_per_file)
         head = {
-            "split": "val", "layer": "layer-03", "layout": layout.name, "values_kind": layout.values,
-            "k": basis.n_elements, "stored_k": layout.stored_k, "basis": "ab", "signature": {},
-            "standardization": basis.standardization.digest, "part": part, "first_row": first,
+            "split": "val", "layer": "layer-03", "basis": "ab", "signature": "s", **layout.header(),
+            "part": part, "first_row": first,
             "spec": spec, "inputs": {}, **(header or {}),
         }  # fmt: skip
         edges.append(directory / f"part-{part:05d}.json")

@@ -7,8 +7,8 @@ the mean. Residuals are float32, sums float64, per shard and in shard order.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from eigenloom.codes.distances import Centres, OneHot
 from eigenloom.codes.residuals import Tails, squared_norms
 from eigenloom.codes.selection import largest
 from eigenloom.errors import DataError, MismatchError
+from eigenloom.evaluation.utilisation import describe
 from eigenloom.moments import Moments, denominator
 from eigenloom.progress import Progress
 
@@ -66,6 +67,22 @@ class Reconstruction:
     codings: dict[str, CodingError]
     curve: list[CurvePoint]
     counts: dict[str, list[Tensor]]
+
+    def document(self) -> dict[str, Any]:
+        """Return the measured part of ``reconstruction.json``."""
+        return {
+            "n_rows": self.n_rows,
+            "codings": {name: asdict(coding) for name, coding in self.codings.items()},
+            "utilisation": {name: describe(name, counts) for name, counts in self.counts.items()},
+        }
+
+    def curve_csv(self) -> str:
+        """Return ``nmse_curve.csv``: a line per K, empty where nobody asked for the raw error."""
+        lines = ["k,l0,nmse,nmse_raw"]
+        for point in self.curve:
+            raw = "" if point.nmse_raw is None else repr(point.nmse_raw)
+            lines.append(f"{point.k},{point.l0!r},{point.nmse!r},{raw}")
+        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, eq=False)
