@@ -137,8 +137,8 @@ def refuse_nonfinite(arrays: Arrays, where: str, first_row: int) -> None:
     """
     for name in ("values", "distances"):
         values = arrays.get(name)
-        # A sum is NaN or Inf when an entry is; the slow search runs only then.
-        if values is None or torch.isfinite(values.sum(dtype=torch.float64)):
+        # A sum is not finite when an entry is not; only then is it worth searching, and it may have overflown.
+        if values is None or torch.isfinite(values.sum()) or torch.isfinite(values).all():
             continue
         place = (~torch.isfinite(values)).nonzero()[0].tolist()
         row, entry = place[0], place[-1] if len(place) > 1 else None
