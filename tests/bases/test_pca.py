@@ -1,12 +1,15 @@
 """PCA against the singular values of the same rows, at every size, mean and cut."""
 
+import os
+import signal
+
 import pytest
 import torch
 from problems import decaying_rows
 
 from eigenloom.bases.base import load_basis, save_basis
 from eigenloom.bases.pca import PCA
-from eigenloom.errors import ConfigError, DataError, MismatchError
+from eigenloom.errors import ConfigError, DataError, Interrupted, MismatchError
 from eigenloom.linalg.accumulate import BLOCK_ROWS
 from eigenloom.moments import Standardization, StandardizedRows, merge, moments_of_rows
 from eigenloom.sources.arrays import ArrayRows
@@ -99,6 +102,7 @@ def test_fewer_rows_than_features_completes_with_null_components(whiten):
     assert z[:, 8:].abs().max() < 1e-5
     assert nmse(pca, rows) < 1e-10
     assert fit(rows, n_components=5).rank == 5
+    assert fit(rows, rank_tol=0.0).rank == 8  # n - 1 whatever the rounding
     with pytest.raises(DataError, match="9 rows cannot carry n_components: 10"):
         fit(rows, n_components=10)
 
@@ -163,6 +167,23 @@ def test_tol_stops_once_the_spectrum_has_settled():
     for column, k in ((1, 1), (2, 4)):
         left = 1 - early.code_energies(early.encode(held_out))[:, :k].double().sum() / centred
         assert abs(left - early.spectrum_history[-1, column]) < 0.01
+
+
+def test_the_history_survives_an_interruption(tmp_path):
+    rows = decaying_rows(80_000, 3)
+
+    class Interrupting(ArrayRows):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if number == 9:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    with pytest.raises(Interrupted):
+        PCA.fit(Interrupting(rows), seed=0, resume=tmp_path / "state")
+    resumed = PCA.fit(ArrayRows(rows), seed=0, resume=tmp_path / "state")
+    assert resumed.spectrum_history[:, 0].tolist() == [65_536, 80_000]
+    assert torch.equal(resumed.spectrum_history, fit(rows).spectrum_history)
 
 
 def test_history_of_known_moments_is_its_last_line():

@@ -4,6 +4,7 @@ import torch
 from problems import decaying_rows
 
 from eigenloom.bases.random_directions import RandomDirections
+from eigenloom.batches import generator
 from eigenloom.sources.arrays import ArrayRows
 
 
@@ -18,6 +19,14 @@ def test_orthonormal_through_the_mean_and_reproducible():
     assert (basis.mean - rows.double().mean(0)).abs().max() < 1e-5
     assert torch.equal(basis.components, fit(rows).components)
     assert not torch.allclose(basis.components, fit(rows, seed=1).components, atol=0.1)
+
+
+def test_the_frame_orthonormalises_its_draws_in_order_without_turning_them():
+    components = fit(decaying_rows(500, 12), seed=5).components.double()
+    draws = [torch.randn(12, dtype=torch.float64, generator=generator(5, "directions", j)) for j in range(12)]
+    for j, draw in enumerate(draws):
+        rest = draw - components[:j].T @ (components[:j] @ draw)
+        assert (components[j] - rest / rest.norm()).abs().max() < 1e-5
 
 
 def test_a_smaller_frame_is_the_front_of_a_larger_one():
