@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from eigenloom.probes.rows import Columns
-from eigenloom.probes.scales import Scales, pieces
+from eigenloom.probes.scales import pieces
 
 WIDE_RANGE = 40.0
 CELLS_PER_PIECE = 1 << 16
@@ -39,16 +39,25 @@ class HistogramBuilder:
     """Adds chunks of codes to the bins of some features.
 
     Args:
-        scales: of the features (mean and scale of probe_train).
+        mean, scale: of the features on probe_train, ``[f]`` float64.
         low, high: range of the values that will come, in code units, ``[f]``.
-        bins: per feature; sparse codes get one more, which holds the zeros alone.
+        bins: per feature; sparse codes get one more in the end, which holds the zeros alone.
         n_classes: 0, or the number of classes to be counted bin by bin.
-        weights: with ``[c]`` weights of positives and negatives the histogram has a row per (feature, class).
+        moments: sum t and its square by class as well, which row weights need.
     """
 
-    def __init__(self, scales: Scales, low: NDArray, high: NDArray, bins: int, n_classes: int = 0, moments: bool = False):
-        """Choose the bins; see the class for the arguments. ``moments``: sums of t and t^2 per class as well."""
-        self.mean, self.inverse = scales.mean[:, None], 1 / scales.scale[:, None]
+    def __init__(
+        self,
+        mean: NDArray,
+        scale: NDArray,
+        low: NDArray,
+        high: NDArray,
+        bins: int,
+        n_classes: int = 0,
+        moments: bool = False,
+    ):
+        """Choose the bins."""
+        self.mean, self.inverse = mean[:, None], 1 / scale[:, None]
         self.bins, self.n_classes, self.moments = bins, n_classes, moments
         first, last = ((edge[:, None] - self.mean) * self.inverse for edge in (low, high))
         self.wide = (last - first)[:, 0] > WIDE_RANGE
@@ -74,10 +83,10 @@ class HistogramBuilder:
             cells += (np.arange(len(t)) * self.bins)[:, None]
             self._add(piece.start, piece.stop, cells.ravel(), t.ravel(), np.broadcast_to(classes, t.shape))
 
-    def add_columns(self, columns: Columns) -> None:
-        """Add the entries of gathered columns, not their zeros."""
-        for j in range(len(columns)):
-            values, classes = columns.column(j)
+    def add_columns(self, columns: Columns, first: int) -> None:
+        """Add the entries of gathered columns, not their zeros; ``first`` is the place of the first column."""
+        for j in range(first, first + len(columns)):
+            values, classes = columns.column(j - first)
             t = (values - self.mean[j]) * self.inverse[j]
             place = np.arcsinh(t) if self.wide[j] else t
             cells = np.clip(place * self.rate[j] + self.offset[j], 0, self.bins - 1).astype(np.int64)

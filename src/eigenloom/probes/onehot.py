@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from eigenloom.probes.newton import Solution, minimize
+from eigenloom.probes.problem import CONVERGED, MAX_ITER, PairTable, Problem
+from eigenloom.probes.rows import LabelledRows
 
 PAIRS_PER_BLOCK = 1 << 14  # keeps a block's dozen float64 arrays in the second-level cache
 
@@ -121,6 +125,70 @@ def make_tables(
     flat = [part.reshape(-1) for part in (p0, q0, p1, q1)]
     anchor = 0.0 if objective == "ridge" else l2
     return Tables(*flat, n=n, coupling=coupling.reshape(-1), anchor=anchor, origin=origin.reshape(-1))
+
+
+def fit_onehot(problem: Problem, train_counts: NDArray[np.int64], val_counts: NDArray[np.int64]) -> PairTable:
+    """Fit all pairs of one-hot features from ``[k, c]`` rows of each class that have each feature, in both splits."""
+    table = PairTable.for_problem(problem)
+    n, evaluated = problem.train.n_rows, problem.evaluated
+    n1 = train_counts.sum(1)
+    dead = (n1 == 0) | (n1 == n)
+    alive = np.flatnonzero(~dead)
+    size = max(1, PAIRS_PER_BLOCK // len(evaluated))
+    for first in range(0, len(alive), size):
+        block = alive[first : first + size]
+        cells = np.ix_(block, evaluated)
+        fitted = _tables_of(problem, problem.train, train_counts[cells], n1[block])
+        solution, losses = fitted.fit()
+        shape = (len(block), len(evaluated))
+        z0, z1 = (z.cpu().numpy().reshape(shape) for z in solution.x)
+        table.b[cells], table.w[cells] = z0, z1 - z0
+        table.train_loss[cells] = losses.cpu().numpy().reshape(shape)
+        table.steps[cells] = solution.steps.cpu().numpy().reshape(shape)
+        table.status[cells] = np.where(solution.converged.cpu().numpy().reshape(shape), CONVERGED, MAX_ITER)
+        seen = _tables_of(problem, problem.val, val_counts[cells], val_counts[block].sum(1))
+        table.val_loss[cells] = seen.loss(torch.arange(z0.size, device=solution.x.device), solution.x).cpu().reshape(shape)
+    table.mark_dead(problem, dead)
+    return table
+
+
+def ceiling_losses(
+    problem: Problem, train_counts: NDArray[np.int64], val_counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return train and val losses ``[e]`` that the sizes of the features allow if each held one class only.
+
+    With ``n11 = min(n1, N)`` the loss falls while the feature fits into the class and rises once it overflows, so
+    the two features nearest in size decide.
+    """
+    n, evaluated = problem.train.n_rows, problem.evaluated
+    n1 = train_counts.sum(1)
+    best = np.full((2, len(evaluated)), np.inf)
+    for e, c in enumerate(evaluated):
+        total, val_total = problem.train.class_counts[c], problem.val.class_counts[c]
+        usable = np.flatnonzero((n1 > 0) & (n1 < n))
+        inside, outside = usable[n1[usable] <= total], usable[n1[usable] >= total]
+        nearest = [*inside[np.argsort(-n1[inside], kind="stable")[:1]], *outside[np.argsort(n1[outside], kind="stable")[:1]]]
+        for j in nearest:
+            sizes = (np.array([n1[j]]), np.array([val_counts[j].sum()]))
+            tables = [
+                _tables_of(problem, rows, np.minimum(size, most)[:, None], size, np.array([c]))
+                for rows, size, most in zip((problem.train, problem.val), sizes, (total, val_total), strict=True)
+            ]
+            solution, losses = tables[0].fit()
+            if float(losses[0]) < best[0, e]:
+                best[:, e] = float(losses[0]), float(tables[1].loss(torch.arange(1), solution.x)[0])
+    return best[0], best[1]
+
+
+def _tables_of(
+    problem: Problem, rows: LabelledRows, n11: NDArray, n1: NDArray, classes: NDArray[np.int64] | None = None
+) -> Tables:
+    """Make the tables of some features in one split."""
+    classes = problem.evaluated if classes is None else classes
+    settings, weights = problem.settings, problem.weights(rows)
+    counts = (torch.from_numpy(a.astype(np.float64)).to(settings.device) for a in (n11, n1, rows.class_counts[classes]))
+    picked = None if weights is None else (weights[0][classes], weights[1][classes])
+    return make_tables(*counts, rows.n_rows, l2=settings.l2, objective=settings.objective, weights=picked)
 
 
 def _both(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ class Scales:
 
     Fields, float64: ``mean [k]``; ``scale [k]``, the population std, 1 where the feature is dead; ``low [k]`` and
     ``high [k]``, the range of the stored values; ``dead [k]`` bool, constant; ``centred [k, c]``, per class the sum
-    of ``z - mean``.
+    of ``z - mean``; ``entries [k]`` int64, stored values (for dense codes all rows); ``nonzeros [k]`` int64.
     """
 
     mean: Floats
@@ -27,6 +27,8 @@ class Scales:
     high: Floats
     dead: NDArray[np.bool_]
     centred: Floats
+    entries: NDArray[np.int64]
+    nonzeros: NDArray[np.int64]
 
     def moments(self, other: "Scales", class_counts: NDArray[np.int64]) -> Floats:
         """Return ``[k, c]``: per class the sum of ``t = (z - m)/sigma`` with mean and scale of ``other``."""
@@ -61,6 +63,7 @@ def _measure_dense(rows: LabelledRows) -> Scales:
     mean, scatter = np.zeros(k), np.zeros(k)
     low, high = np.full(k, np.inf), np.full(k, -np.inf)
     centred = np.zeros((k, n_classes))
+    nonzeros = np.zeros(k, dtype=np.int64)
     for chunk, classes in rows.chunks():
         m = chunk.shape[1]
         if not m:
@@ -79,11 +82,13 @@ def _measure_dense(rows: LabelledRows) -> Scales:
             centred[piece] += (delta * (1 - weight))[:, None] * chunk_counts - (delta * weight)[:, None] * counts
             scatter[piece] += np.einsum("ij,ij->i", values, values) + delta**2 * (n * weight)
             mean[piece] += delta * weight
+            nonzeros[piece] += np.count_nonzero(chunk[piece], axis=1)
             low[piece] = np.minimum(low[piece], chunk[piece].min(1))
             high[piece] = np.maximum(high[piece], chunk[piece].max(1))
         n += m
         counts += chunk_counts
-    return _finish(mean, scatter / max(n, 1), low, high, low >= high, centred)
+    entries = np.full(k, n, dtype=np.int64)
+    return _finish(mean, scatter / max(n, 1), low, high, low >= high, centred, entries, nonzeros)
 
 
 def _measure_columns(columns: Columns) -> Scales:
@@ -107,11 +112,14 @@ def _measure_columns(columns: Columns) -> Scales:
         if n_zero:
             centred[j] -= mean[j] * columns.zeros(j)
         dead[j] = not n_zero and low[j] == high[j]
-    return _finish(mean, variance, low, high, dead, centred)
+    entries = np.diff(columns.offsets)
+    return _finish(mean, variance, low, high, dead, centred, entries, entries)
 
 
-def _finish(mean: Floats, variance: Floats, low: Floats, high: Floats, dead: NDArray, centred: Floats) -> Scales:
+def _finish(
+    mean: Floats, variance: Floats, low: Floats, high: Floats, dead: NDArray, centred: Floats, *counts: NDArray
+) -> Scales:
     """Take roots; dead features get the scale 1 and an exact mean."""
     scale = np.sqrt(variance)
     dead = dead | (scale == 0)
-    return Scales(np.where(dead, low, mean), np.where(dead, 1.0, scale), low, high, dead, centred)
+    return Scales(np.where(dead, low, mean), np.where(dead, 1.0, scale), low, high, dead, centred, *counts)
