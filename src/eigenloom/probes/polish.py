@@ -10,7 +10,7 @@ from torch import Tensor
 from eigenloom.probes.histogram import Histogram, HistogramBuilder, HistogramSums
 from eigenloom.probes.objective import LogisticPairs, Penalty, Sums
 from eigenloom.probes.precision import screened_precisions
-from eigenloom.probes.problem import APPROXIMATE, CONVERGED, MAX_ITER, PairTable, Problem
+from eigenloom.probes.problem import APPROXIMATE, CONVERGED, MAX_ITER, PairTable, Problem, baselines
 from eigenloom.probes.rows import MIB, LabelledRows
 from eigenloom.probes.scales import Scales, measure
 from eigenloom.probes.sparse import ColumnSums
@@ -51,12 +51,23 @@ class PairFitter:
         rough = self._worth_a_histogram() if exact else self.alive
         self._on_histograms(rough, final=not exact)
         chosen = everything if exact else self._choose()
-        useless = chosen & (self.sharpness > USELESS)
-        self.beta[useless] = np.broadcast_to(self.problem.prior_logit, self.u.shape)[useless]
-        self.u[useless] = 0.0
+        self._start_afresh()
         self._polish(chosen)
         self._validate(chosen)
         return self._table()
+
+    def _start_afresh(self) -> None:
+        """Put pairs that are too sharp for their bins back to the prior.
+
+        On bins coarser than the step of the sigmoid the objective may even be unbounded, as no labels on the bins'
+        means need have the class sums of the rows. A pair that then gets no exact pass keeps the intercept-only
+        answer, which is an upper bound of its loss.
+        """
+        useless = (self.sharpness > USELESS) | (self.loss < 0)
+        self.beta[useless] = np.broadcast_to(self.problem.prior_logit, self.u.shape)[useless]
+        self.u[useless] = 0.0
+        baseline = baselines(self.problem, self.problem.train)[self.problem.evaluated]
+        self.loss[useless] = np.broadcast_to(baseline, self.u.shape)[useless]
 
     def _worth_a_histogram(self) -> NDArray[np.int64]:
         """Features whose exact fit is cheaper from a rough start: those with many entries per bin."""

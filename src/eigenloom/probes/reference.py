@@ -34,18 +34,19 @@ def fit_reference(
         eta = design @ x
         return float((omega * (np.logaddexp(0, eta) - y * eta)).mean() + l2 / 2 * (x - center) @ form @ (x - center))
 
-    x = np.array([origin, 0.0])
+    x, last = np.array([origin, 0.0]), np.inf
     for _ in range(500):
         f = 1 / (1 + np.exp(-(design @ x)))
         gradient = design.T @ (omega * (f - y)) / len(z) + l2 * form @ (x - center)
         hessian = (design.T * (omega * f * (1 - f))) @ design / len(z) + l2 * form
         step = -np.linalg.solve(hessian, gradient)
-        size = min(1.0, 8 / np.abs(step).max())
-        while value(x + size * step) > value(x) + 1e-4 * size * (gradient @ step) and size > 1e-6:
+        slope, length = gradient @ step, np.abs(step).max()
+        if -slope < 1e-15 and length >= last / 2:  # quadratic convergence has ended: only rounding is left
+            break
+        size, last = min(1.0, 8 / length), length
+        while value(x + size * step) > value(x) + 1e-4 * size * slope + 1e-15:
             size /= 2
         x = x + size * step
-        if np.abs(step).max() < 1e-12 * (1 + np.abs(x).max()):
-            break
     eta = design @ x
     loss = float((omega * (np.logaddexp(0, eta) - y * eta)).mean())
     return float(x[0] - x[1] * mean / sigma), float(x[1] / sigma), loss
