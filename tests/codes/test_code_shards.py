@@ -3,11 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planted_bases import PlantedFrame, planted_centres, planted_directions, planted_rows
+from safetensors.torch import load_file
 
 from eigenloom.codes.codings import coding_from
 from eigenloom.codes.layouts import layout_for
@@ -38,9 +40,8 @@ def write(directory, basis, spec, rows, *, batch_size=16, per_part=2, features_p
         chosen = shards[start : start + per_part]
         entries = write_part(directory, part, chosen, layout, features_per_file=features_per_file)
         head = {
-            "split": "val", "layer": "layer-03", "layout": layout.name, "values_kind": layout.values,
-            "k": basis.n_elements, "stored_k": layout.stored_k, "basis": "ab", "signature": {},
-            "standardization": basis.standardization.digest, "part": part, "first_row": first,
+            "split": "val", "layer": "layer-03", "basis": "ab", "signature": "s", **layout.header(),
+            "part": part, "first_row": first,
             "spec": spec, "inputs": {}, **(header or {}),
         }  # fmt: skip
         edges.append(directory / f"part-{part:05d}.json")
@@ -371,3 +372,12 @@ def test_tails_check_what_a_basis_claims(caplog):
     skewed = replace(far, components=far.components + 1e-3)
     assert Tails.of(skewed) is None
     assert "off orthonormal" in caplog.text
+
+
+def test_the_documented_keys_are_those_written(tmp_path, centres):
+    shards = write(tmp_path, centres, {"layout": "dense"}, planted_rows(100))
+    document = (Path(__file__).parents[2] / "docs/format-codes.md").read_text(encoding="utf-8")
+    heads = {line for line in document.splitlines() if line.startswith("| `")}
+    documented = {word.strip("` ") for line in heads for word in line.split("|")[1].split(",")}
+    written = {*shards.meta, *shards.parts[0], *load_file(tmp_path / "part-00000.stats.safetensors")}
+    assert written <= documented

@@ -134,11 +134,20 @@ def check_origin(path: str | Path, origin: Mapping[str, Any]) -> None:
         MismatchError: with the fields that differ and both their values.
     """
     meta_path = Path(path) if Path(path).name == "meta.json" else Path(path) / "meta.json"
-    fitted = read_json(meta_path)["parameters"].get("origin", {})
-    differing = [key for key in sorted({*fitted, *origin}) if fitted.get(key) != origin.get(key)]
+    fitted = _leaves(read_json(meta_path)["parameters"].get("origin", {}))
+    found = _leaves(origin)
+    differing = [name for name in sorted({*fitted, *found}) if fitted.get(name) != found.get(name)]
     if differing:
-        found = "; ".join(f"{key}: fitted on {fitted.get(key)!r}, found {origin.get(key)!r}" for key in differing)
-        raise MismatchError(f"{meta_path}: this basis belongs to other rows ({found}); fit one on this recording")
+        listed = "; ".join(f"{name}: fitted on {fitted.get(name)!r}, found {found.get(name)!r}" for name in differing)
+        raise MismatchError(f"{meta_path}: this basis belongs to other rows ({listed}); fit one on this recording")
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name every value of nested mappings by its dotted path."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return leaves
 
 
 def _flatten(value: Any, prefix: str, arrays: dict[str, Tensor], parameters: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class PCA(Projection):
     whiten: bool
 
     @classmethod
-    def fit(  # type: ignore[override] (a kind names its own parameters)
+    def fit(  # type: ignore[override]  # a kind names its own parameters
         cls,
         batches: Batches,
         *,

@@ -30,7 +30,7 @@ class RandomDirections(Projection):
     seed: int
 
     @classmethod
-    def fit(  # type: ignore[override] (a kind names its own parameters)
+    def fit(  # type: ignore[override]  # a kind names its own parameters
         cls,
         batches: Batches,
         *,

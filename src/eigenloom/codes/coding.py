@@ -16,7 +16,7 @@ from torch import Tensor
 from eigenloom.bases.base import Basis
 from eigenloom.batches import Batches
 from eigenloom.codes.stream import CodeBatch
-from eigenloom.errors import ConfigError
+from eigenloom.errors import ConfigError, DataError
 
 logger = logging.getLogger("eigenloom")
 Arrays = Mapping[str, Tensor]
@@ -127,3 +127,26 @@ def at_least_one(k: object, kind: str) -> None:
     """
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise ConfigError(f"coding {kind}: k is {k!r}, but must be an integer of at least 1")
+
+
+def refuse_nonfinite(arrays: Arrays, where: str, first_row: int) -> None:
+    """Stop at codes that are not numbers.
+
+    Raises:
+        DataError: names the place, the row counted from the shard's first, and the feature.
+    """
+    for name in ("values", "distances"):
+        values = arrays.get(name)
+        # A sum is not finite when an entry is not; only then is it worth searching, and it may have overflown.
+        if values is None or torch.isfinite(values.sum()) or torch.isfinite(values).all():
+            continue
+        place = (~torch.isfinite(values)).nonzero()[0].tolist()
+        row, entry = place[0], place[-1] if len(place) > 1 else None
+        value = float(values[tuple(place)])
+        feature = entry
+        if entry is not None and "indices" in arrays:
+            feature = int(arrays["indices"][row, entry])
+        column = "distance to the nearest centre" if feature is None else f"feature {feature}"
+        raise DataError(
+            f"{where}, row {first_row + row}, {column}: the code is {value}; the basis or its input is broken"
+        )

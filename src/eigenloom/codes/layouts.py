@@ -58,6 +58,16 @@ class Layout(ABC):
         """For how many kept entries the columns of the errors file hold ``|x - xhat|^2``."""
         return [self.stored_k]
 
+    def header(self) -> dict[str, Any]:
+        """What every part's edge says of the codes."""
+        return {
+            "layout": self.name,
+            "values_kind": self.values,
+            "k": self.basis.n_elements,
+            "stored_k": self.stored_k,
+            "standardization": self.basis.standardization.digest,
+        }
+
     @abstractmethod
     def encode(self, x: Tensor) -> EncodedBatch:
         """Fill the arrays from rows ``[b, d]`` in the fitted space.

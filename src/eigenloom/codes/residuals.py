@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eigenloom.bases.base import Basis
-from eigenloom.codes.selection import keep_largest, largest, sorted_ascending
+from eigenloom.codes.selection import cache_blocks, keep_largest, largest, sorted_ascending
 
 logger = logging.getLogger("eigenloom")
 TOLERANCE = 1e-5
@@ -73,22 +73,27 @@ class Tails:
 
         Entry K is for keeping K entries of every row.
         """
-        energies = self.ascending(z)
-        sums = energies.sum(0, dtype=torch.float64)
-        sse = torch.cat([sums.new_zeros(1), sums]).cumsum(0).flip(0) + self.outside(x, z).sum()
-        nonzero = (energies != 0).sum(0).flip(0).to(torch.float64)
-        return sse, torch.cat([nonzero.new_zeros(1), nonzero]).cumsum(0)
+        k = z.shape[1]
+        sums = torch.zeros(k + 1, dtype=torch.float64, device=z.device)
+        n_kept = torch.zeros_like(sums)
+        for block in cache_blocks(z):
+            energies = self.ascending(block)
+            sums[1:] += energies.sum(0, dtype=torch.float64)
+            n_kept[1:] += (energies != 0).sum(0).flip(0)
+        return sums.cumsum(0).flip(0) + self.outside(x, z).sum(), n_kept.cumsum(0)
 
     def row_errors(self, x: Tensor, z: Tensor, ks: Sequence[int]) -> Tensor:
         """Return ``[b, len(ks)]`` float32: squared error of each row when K entries are kept; ``ks`` rises."""
-        energies = self.ascending(z)
-        k = energies.shape[1]
-        errors, start, columns = self.outside(x, z), 0, []
-        for kept in reversed(ks):
-            errors = errors + energies[:, start : k - kept].sum(1, dtype=torch.float64)
-            start = k - kept
-            columns.append(errors)
-        return torch.stack(columns[::-1], dim=1).to(torch.float32)
+        k, dropped = z.shape[1], []
+        for block in cache_blocks(z):
+            energies, start, columns = self.ascending(block), 0, []
+            tail = torch.zeros(len(block), dtype=torch.float64, device=z.device)
+            for kept in reversed(ks):
+                tail = tail + energies[:, start : k - kept].sum(1, dtype=torch.float64)
+                start = k - kept
+                columns.append(tail)
+            dropped.append(torch.stack(columns[::-1], dim=1))
+        return (torch.cat(dropped) + self.outside(x, z)[:, None]).to(torch.float32)
 
 
 def row_errors(basis: Basis, tails: Tails | None, x: Tensor, z: Tensor, ks: Sequence[int]) -> Tensor:
@@ -103,4 +108,4 @@ def row_errors(basis: Basis, tails: Tails | None, x: Tensor, z: Tensor, ks: Sequ
 
 def squared_norms(x: Tensor) -> Tensor:
     """Return ``sum_j x_ij^2`` ``[b]`` float64 of float32 rows."""
-    return x.square().sum(1, dtype=torch.float64)
+    return torch.cat([block.square().sum(1, dtype=torch.float64) for block in cache_blocks(x)])

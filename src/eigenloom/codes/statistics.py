@@ -8,6 +8,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor
 
+from eigenloom.codes.selection import cache_blocks
 from eigenloom.codes.stream import CodeBatch
 from eigenloom.errors import StoreError
 from eigenloom.store.atomic import explained, write_bytes
@@ -36,34 +37,42 @@ class FeatureStatistics:
             return cls._of_dense(batch.values)
         n, k = batch.n_rows, batch.n_features
         ids, values = batch.indices.reshape(-1).to(torch.int64), batch.values.reshape(-1)
-        ids, values = ids[values != 0], values[values != 0]
-        n_nonzero = torch.bincount(ids, minlength=k)
-        wide = values.to(torch.float64)
-        mean = torch.bincount(ids, weights=wide, minlength=k) / n
-        m2 = torch.bincount(ids, weights=(wide - mean[ids]).square(), minlength=k) + (n - n_nonzero) * mean.square()
+        if torch.count_nonzero(values) < len(values):
+            ids, values = ids[values != 0], values[values != 0]
+        n_nonzero, wide = torch.bincount(ids, minlength=k), values.to(torch.float64)
+        total = torch.bincount(ids, weights=wide, minlength=k)
+        # Squares of float32 are exact in float64, so the difference loses nothing that the codes had.
+        m2 = (torch.bincount(ids, weights=wide * wide, minlength=k) - total.square() / n).clamp_min(0)
         # A feature that is 0 in some row has 0 in its range.
         start = torch.where(n_nonzero < n, 0.0, torch.inf)
         minimum = start.to(torch.float32).scatter_reduce(0, ids, values, "amin")
         maximum = (-start).to(torch.float32).scatter_reduce(0, ids, values, "amax")
-        n_nonfinite = torch.bincount(ids[~torch.isfinite(values)], minlength=k)
-        return cls(n, n_nonzero.cpu(), minimum.cpu(), maximum.cpu(), mean.cpu(), m2.cpu(), n_nonfinite.cpu())
+        n_nonfinite = torch.zeros_like(n_nonzero)
+        if not torch.isfinite(total).all():
+            n_nonfinite = torch.bincount(ids[~torch.isfinite(values)], minlength=k)
+        return cls(n, n_nonzero.cpu(), minimum.cpu(), maximum.cpu(), (total / n).cpu(), m2.cpu(), n_nonfinite.cpu())
 
     @classmethod
     def _of_dense(cls, values: Tensor) -> "FeatureStatistics":
         """Count dense codes ``[b, k]``."""
-        mean = values.mean(0, dtype=torch.float64)
-        # The difference to the rounded mean is exact where it matters; what the rounding took comes back as b * e^2.
-        rounded = mean.to(torch.float32)
-        m2 = (values - rounded).square_().sum(0, dtype=torch.float64) - len(values) * (mean - rounded).square()
-        return cls(
-            len(values),
-            (values != 0).sum(0).cpu(),
-            values.amin(0).cpu(),
-            values.amax(0).cpu(),
-            mean.cpu(),
-            m2.clamp_min(0).cpu(),
-            (~torch.isfinite(values)).sum(0).cpu(),
-        )
+        # Squares around a row of the data: they do not cancel, and a constant feature has no spread at all.
+        origin = values[0].nan_to_num(0.0, 0.0, 0.0)
+        minimum, maximum, n_nonzero = values[0], values[0], torch.zeros_like(origin, dtype=torch.int64)
+        total, moved, squares = (torch.zeros_like(origin, dtype=torch.float64) for _ in range(3))
+        for block in cache_blocks(values):
+            minimum = torch.minimum(minimum, block.amin(0))
+            maximum = torch.maximum(maximum, block.amax(0))
+            n_nonzero += (block != 0).sum(0)
+            total += block.sum(0, dtype=torch.float64)
+            difference = block - origin
+            moved += difference.sum(0, dtype=torch.float64)
+            squares += difference.square_().sum(0, dtype=torch.float64)
+        n_nonfinite = torch.zeros_like(n_nonzero)
+        if not (torch.isfinite(minimum) & torch.isfinite(maximum)).all():
+            n_nonfinite = (~torch.isfinite(values)).sum(0)
+        n = len(values)
+        mean, m2 = total / n, (squares - moved.square() / n).clamp_min(0)
+        return cls(n, n_nonzero.cpu(), minimum.cpu(), maximum.cpu(), mean.cpu(), m2.cpu(), n_nonfinite.cpu())
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Return the statistics of both sets of rows (Chan, Golub & LeVeque 1983); always merge from the left."""

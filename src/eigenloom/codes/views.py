@@ -10,10 +10,9 @@ import torch
 
 from eigenloom.bases.base import Basis
 from eigenloom.batches import Batches
-from eigenloom.codes.coding import Arrays, Coding
+from eigenloom.codes.coding import Arrays, Coding, refuse_nonfinite
 from eigenloom.codes.shards import CodeShards
 from eigenloom.codes.stream import CodeBatch
-from eigenloom.codes.writing import refuse_nonfinite
 from eigenloom.errors import ConfigError, DataError
 
 

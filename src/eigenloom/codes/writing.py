@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eigenloom.batches import Batches
+from eigenloom.codes.coding import refuse_nonfinite
 from eigenloom.codes.layouts import DTYPES, EncodedBatch, Layout
 from eigenloom.errors import DataError
 from eigenloom.progress import Progress
@@ -140,26 +141,3 @@ def _encoded(
         refuse_nonfinite(encoded.arrays, shard.where, first)
         yield encoded
         first += len(batch)
-
-
-def refuse_nonfinite(arrays: dict[str, Tensor], where: str, first_row: int) -> None:
-    """Stop at codes that are not numbers.
-
-    Raises:
-        DataError: names the place, the row counted from the shard's first, and the feature.
-    """
-    for name in ("values", "distances"):
-        values = arrays.get(name)
-        # A sum is NaN or Inf when an entry is; the slow search runs only then.
-        if values is None or torch.isfinite(values.sum(dtype=torch.float64)):
-            continue
-        place = (~torch.isfinite(values)).nonzero()[0].tolist()
-        row, entry = place[0], place[-1] if len(place) > 1 else None
-        value = float(values[tuple(place)])
-        feature = entry
-        if entry is not None and "indices" in arrays:
-            feature = int(arrays["indices"][row, entry])
-        column = "distance to the nearest centre" if feature is None else f"feature {feature}"
-        raise DataError(
-            f"{where}, row {first_row + row}, {column}: the code is {value}; the basis or its input is broken"
-        )
