@@ -1,0 +1,154 @@
+"""What a schema cannot say: the parts of a configuration that contradict each other, one line each."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from eigenloom.bases.registry import find_kind
+from plan import CODINGS_BY_GEOMETRY, PROBE_SPLITS, WITH_MASKS, Plan, Source
+
+Config = dict[str, Any]
+
+
+def contradictions(config: Config) -> list[str]:
+    """Return one line per contradiction in a configuration that its schema accepts."""
+    lines = [*_references(config), *_bases(config), *_codings(config)]
+    if lines:
+        return lines
+    plan = Plan(config)
+    for source in plan.sources.values():
+        lines += _source(source)
+    return lines or list(_sizes(plan))
+
+
+def _references(config: Config) -> Iterator[str]:
+    """Names that nothing carries."""
+    for name, source in config["sources"].items():
+        for split, cut in source["splits"].items():
+            if cut["images"] not in source["images"]:
+                known = ", ".join(source["images"])
+                yield f"sources.{name}.splits.{split}.images: no set of images is called `{cut['images']}`; known: {known}"
+        if source["model"]["kind"] == "trained":
+            other = source["model"]["source"]
+            trained = [n for n, s in config["sources"].items() if s["model"]["kind"] == "vit"]
+            if other not in trained:
+                known = ", ".join(trained) or "none"
+                yield f"sources.{name}.model.source: `{other}` is not a source that trains a network; those that do: {known}"
+
+
+def _bases(config: Config) -> Iterator[str]:
+    """Bases whose names collide or whose codings do not fit."""
+    for name, basis in config["bases"].items():
+        owner = name.removesuffix("-random")
+        if owner != name and owner in config["bases"]:
+            yield f"bases.{name}: this is the name of the floor of `{owner}`; rename it"
+        geometry = find_kind(basis["kind"]).geometry
+        fitting = CODINGS_BY_GEOMETRY[geometry]
+        for coding in basis.get("codings", []):
+            entry = config["codings"].get(coding)
+            if entry is None:
+                known = ", ".join(n for n, c in config["codings"].items() if c["kind"] in fitting)
+                yield f"bases.{name}.codings: no coding is called `{coding}`; those that fit: {known}"
+            elif entry["kind"] not in fitting:
+                yield (
+                    f"bases.{name}.codings: `{coding}` ({entry['kind']}) does not fit {basis['kind']}, whose codes are "
+                    f"{geometry}s; kinds that do: {', '.join(fitting)}"
+                )
+        if not basis.get("codings"):
+            yield f"bases.{name}: missing key `codings`"
+
+
+def _codings(config: Config) -> Iterator[str]:
+    """Codings whose expanded names collide."""
+    names: dict[str, str] = {}
+    for name, entry in config["codings"].items():
+        sizes = entry.get("k")
+        for own in [f"{name}-{k:05d}" for k in sizes] if isinstance(sizes, list) else [name]:
+            if own in names:
+                yield f"codings.{name}: `{own}` is also made by codings.{names[own]}"
+            names[own] = name
+
+
+def _source(source: Source) -> Iterator[str]:
+    """One source's images, network and layers."""
+    at = f"sources.{source.name}"
+    depth = source.model["depth"]
+    for layer in source.config["layers"]:
+        if layer >= depth:
+            yield f"{at}.layers: no layer {layer}; 0-based: the last of {depth} is {depth - 1}"
+    if source.trainer is None:
+        yield from _network(source, at)
+    for split in source.splits:
+        images = source.images(split)
+        if split in PROBE_SPLITS and not source.has_masks(split):
+            known = ", ".join(WITH_MASKS)
+            yield f"{at}.splits.{split}: probes need patch labels, which {images['kind']} has none of; kinds that do: {known}"
+        if images["kind"] == "scenes" and source.side not in (None, images["canvas"]):
+            if source.model["preprocess"]["resize"] == "none":
+                yield f"{at}.splits.{split}: a canvas of {images['canvas']} pixels, but the network takes {source.side}"
+    yield from _overlaps(source, at)
+    for name, images in source.config["images"].items():
+        yield from _images(images, f"{at}.images.{name}")
+
+
+def _network(source: Source, at: str) -> Iterator[str]:
+    """The shape of a network that is trained here, and the images it is trained on."""
+    model, preprocess = source.model, source.model["preprocess"]
+    if model["width"] % model["heads"] or model["width"] % 4:
+        yield f"{at}.model.width: {model['width']} must be a multiple of heads ({model['heads']}) and of 4"
+    if (preprocess["resize"] == "none") != (preprocess["size"] is None):
+        yield f"{at}.model.preprocess.size: goes with `resize: square`, and only with it"
+    elif source.side is None:
+        kind = source.images("fit_train")["kind"]
+        yield f"{at}.model.preprocess: {kind} images differ in size; set `resize: square` and `size`"
+    elif source.side % model["patch"]:
+        yield f"{at}.model.patch: {source.side} pixels are not a multiple of {model['patch']}"
+    if model["warmup"] > model["steps"]:
+        yield f"{at}.model.warmup: {model['warmup']} is more than the {model['steps']} steps"
+    for split in ("fit_train", "fit_val"):
+        if not source.has_masks(split):
+            kind = source.images(split)["kind"]
+            yield f"{at}.splits.{split}: training a network needs masks, which {kind} has none of; use `model: {{kind: trained}}`"
+
+
+def _overlaps(source: Source, at: str) -> Iterator[str]:
+    """Splits that share images of a folder; scenes never do."""
+    taken: dict[str, list[tuple[int, int, str]]] = {}
+    for split in source.splits:
+        cut = source.config["splits"][split]
+        if source.images(split)["kind"] == "scenes":
+            continue
+        first, end = cut["first"], cut["first"] + cut["n_examples"]
+        for other_first, other_end, other in taken.setdefault(cut["images"], []):
+            if first < other_end and other_first < end:
+                yield f"{at}.splits.{split}: shares images with {other}; `first: {max(other_end, first)}` would not"
+        taken[cut["images"]].append((first, end, split))
+
+
+def _images(images: Config, at: str) -> Iterator[str]:
+    """One set of images."""
+    if images["kind"] == "scenes":
+        least, most = images["digits"]
+        if least > most:
+            yield f"{at}.digits: {least} is more than {most}"
+        if 8 * max(images["zooms"]) > images["canvas"]:
+            yield f"{at}.zooms: a digit of {8 * max(images['zooms'])} pixels does not fit a canvas of {images['canvas']}"
+    if images["kind"] == "segmentation_folder":
+        owners: dict[int, str] = {}
+        for owner, ids in [("void", images["void"]), *images["classes"].items()]:
+            for mask_id in ids:
+                if mask_id in owners:
+                    yield f"{at}.classes: mask id {mask_id} is both {owners[mask_id]} and {owner}"
+                owners[mask_id] = owner
+
+
+def _sizes(plan: Plan) -> Iterator[str]:
+    """Bases larger than their data."""
+    for name, entry in plan.config["bases"].items():
+        for source in plan.sources.values():
+            rows = source.n_rows("fit_train")
+            if entry.get("n_clusters", 0) > rows:
+                yield f"bases.{name}.n_clusters: {entry['n_clusters']} clusters, but {source.name} has {rows} rows in fit_train"
+            if (entry.get("n_components") or 0) > source.width:
+                yield f"bases.{name}.n_components: {entry['n_components']}, but rows of {source.name} have length {source.width}"
+            if not plan.sweep(name, source.name):
+                yield f"bases.{name}.codings: every k keeps all entries of {source.name}; add `dense` or a smaller k"
