@@ -11,6 +11,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/records.smk"
 include: "workflow/rules/sources.smk"
+include: "workflow/rules/stores.smk"
 include: "workflow/rules/stats.smk"
 include: "workflow/rules/fit.smk"
 include: "workflow/rules/encode.smk"
@@ -35,8 +36,3 @@ for family in FAMILIES:
             family
         input:
             targets(family),
-
-
-localrules:
-    all,
-    *FAMILIES,

@@ -6,6 +6,7 @@ Plain data, no Snakemake: rules state their paths, a ``Plan`` states over which 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from eigenloom.bases.registry import find_kind, floor_of
@@ -24,6 +25,8 @@ CODINGS_BY_GEOMETRY = {
     ),
     "projection": ("dense", "topk"),
 }  # fmt: skip
+GPU_FITS = ("kmeans",)
+"""Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
     "stores": ("draw", "list_images", "train", "record", "label", "join_store"),
     "moments": ("measure", "join_moments"),
@@ -175,6 +178,33 @@ class Plan:
         """Return for each basis the codings that the sweep leaves out because they would keep everything."""
         listed = {b: [n for n, c in self._listed(b) if self._keeps_all(c, b, source)] for b in self.config["bases"]}
         return {basis: names for basis, names in listed.items() if names}
+
+    @cached_property
+    def codings(self) -> list[str]:
+        """Every coding that some basis has on some source."""
+        return sorted({coding for basis in self.bases for source in self.sources for coding in self.sweep(basis, source)})
+
+    @property
+    def environment(self) -> str:
+        """The environment of rules that may use a GPU: ``cpu`` or ``gpu``."""
+        return "cpu" if self.config["device"] in ("cpu", "mps") else "gpu"
+
+    def gpus(self, rule: str, device: str, wildcards: Wildcards) -> int:
+        """Say how many GPUs a job asks the scheduler for: one where its device may be a GPU and its work profits.
+
+        On one machine the number limits nothing unless ``--resources gpu=N`` is given.
+        """
+        profits = rule != "fit" or self.bases[wildcards["basis"]]["kind"] in GPU_FITS
+        return int(profits and device.startswith(("auto", "cuda")))
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a user should know though nothing is wrong."""
+        for source in self.sources.values():
+            for basis, names in self.dropped(source.name).items():
+                yield f"bases.{basis}: {', '.join(names)} would keep all entries of {source.name} and are left out"
+            for name, images in source.config["images"].items():
+                if "root" in images and not Path(images["root"]).exists():
+                    yield f"sources.{source.name}.images.{name}: {images['root']} is absent; edits of it are not seen"
 
     def _keeps_all(self, coding: Mapping[str, Any], basis: str, source: str) -> bool:
         return "k" in coding and coding["k"] >= self.n_elements(basis, source)

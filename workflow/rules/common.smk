@@ -1,4 +1,5 @@
-# The checked configuration, and what rules ask of it: specifications, wildcards, targets, GPUs, environments.
+# The checked configuration, and what rules ask of it: specifications, wildcards, targets, resources, environments.
+import re
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -7,8 +8,7 @@ from snakemake.logging import logger
 sys.path[:0] = [f"{workflow.basedir}/src", f"{workflow.basedir}/workflow"]
 
 from configuration import check
-from eigenloom.provenance import canonical_json
-from plan import FAMILIES, PROBE_SPLITS, SPLITS, Plan
+from plan import FAMILIES, SPLITS, Plan
 from specs import Specs
 
 CONFIG_FILE = ", ".join(os.path.relpath(path) for path in workflow.overwrite_configfiles) or "config.yaml"
@@ -19,8 +19,12 @@ if mistakes := check(config):
 
 plan = Plan(config)
 specs = Specs(plan)
-ENVIRONMENT = "../../envs/cpu.yaml" if config["device"] in ("cpu", "mps") else "../../envs/gpu.yaml"
+CPU, DEVICE = "../../envs/cpu.yaml", f"../../envs/{plan.environment}.yaml"
 shell.prefix("export PYTHONPATH=src${{PYTHONPATH:+:$PYTHONPATH}}; ")
+
+if workflow.is_main_process:
+    for line in plan.remarks():
+        logger.info(f"{CONFIG_FILE}: {line}")
 
 
 def spec_for(rule):
@@ -28,18 +32,40 @@ def spec_for(rule):
     return lambda wildcards: specs.text(rule, dict(wildcards.items()))
 
 
-def gpus(rule):
-    """1 where the device may be a GPU and the rule's work profits from one, else 0."""
-    return lambda wildcards: plan.gpus(rule, dict(wildcards.items()))
+def command(script, edge, *names, threads="{threads}"):
+    """Every script is called alike: its specification, the edge it writes, the edges it reads."""
+    edges = " ".join(f"--{name.replace('_', '-')} {{input.{name}}}" for name in names)
+    return (
+        f"exec python scripts/{script}.py --spec {{params.spec:q}} --out {{output.{edge}}} {edges}"
+        f" --device {{resources.device}} --threads {threads} > {{log}} 2>&1"
+    )
 
 
-def only(*keys, rule):
-    """A pattern for the last key that admits exactly the wildcards a rule has jobs for."""
+def artifact(directory):
+    """The three files of an artifact."""
+    return {
+        "meta": f"{directory}/meta.json",
+        "arrays": f"{directory}/arrays.safetensors",
+        "run": f"{directory}/run.json",
+    }
 
 
-def outputs(rule):
-    """Every output of every job of a rule."""
-    return [template.format(**job) for job in plan.jobs(rule) for template in map(str, getattr(rules, rule).output)]
+def needs(rule, mem_mb, runtime, device="cpu"):
+    """Memory, growing with each attempt, minutes, and where the device may be a GPU that the work profits from, one."""
+    return {
+        "mem_mb": lambda wildcards, attempt: mem_mb * attempt,
+        "runtime": runtime,
+        "gpu": lambda wildcards: plan.gpus(rule, device, dict(wildcards.items())),
+        "device": device,
+    }
+
+
+def outputs(rule, *names, **wildcards):
+    """The outputs, or those of some names, of every job of a rule, or of those with some wildcards."""
+    files = getattr(rules, rule).output
+    templates = [str(getattr(files, name)) for name in names] or list(map(str, files))
+    jobs = [job for job in plan.jobs(rule) if job.items() >= wildcards.items()]
+    return [template.format(**job) for job in jobs for template in templates]
 
 
 def targets(*families):
@@ -47,9 +73,27 @@ def targets(*families):
     return lambda wildcards: [path for family in families for rule in FAMILIES[family] for path in outputs(rule)]
 
 
+def code_parts(wildcards):
+    """The edges that a manifest joins."""
+    keys = ("source", "basis", "layer", "split")
+    return outputs(f"encode_{wildcards.layout}", "part", **{key: wildcards[key] for key in keys})
+
+
+def manifest(wildcards, split):
+    """The manifest of the written codes that a coding is read from; nothing where the probe streams."""
+    layout = plan.viewed(wildcards.source, wildcards.basis, wildcards.coding)
+    return outputs("join_codes", "manifest", **{**wildcards, "split": split, "layout": layout}) if layout else []
+
+
+def splits_of(rule):
+    """The pattern of the splits whose images a rule makes; another rule makes the others at the same paths."""
+    places = [f"(?<=/{job['source']}/images/){job['split']}" for job in plan.jobs(rule)]
+    return "|".join(places) or "(?!)"
+
+
 def refuse_long_paths():
-    """Snakemake names its records after paths, which must fit into a file name."""
-    longest = max((path for rules_ in FAMILIES.values() for rule in rules_ for path in outputs(rule)), key=len)
+    """Snakemake names its records after paths, and a file name has its limits."""
+    longest = max(targets(*FAMILIES)(None), key=len)
     if len(longest) > MAX_PATH:
         raise WorkflowError(
             f"{CONFIG_FILE}: {longest} has {len(longest)} characters, {MAX_PATH} are allowed; shorten the names in it"
@@ -60,8 +104,8 @@ wildcard_constraints:
     source="|".join(plan.sources),
     split="|".join(SPLITS),
     basis="|".join(plan.bases),
+    coding="|".join(plan.codings),
     layout="label|topk|dense",
-    coding="|".join(sorted({coding for basis in plan.bases for source in plan.sources for coding in plan.sweep(basis, source)})),
     layer=r"layer-\d{2}",
     part=r"\d{5}",
     name=config["name"],
