@@ -104,7 +104,9 @@ def _wrong_type(error: ValidationError) -> str:
 
 def _shown(value: Any) -> str:
     """Show a value as the user may have written it, cut when long."""
-    text = {None: "null", True: "true", False: "false"}.get(value, "") if isinstance(value, bool | None) else repr(value)
+    text = (
+        {None: "null", True: "true", False: "false"}.get(value, "") if isinstance(value, bool | None) else repr(value)
+    )
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -116,8 +118,12 @@ WORDS: dict[str, Callable[[ValidationError], str]] = {
     "exclusiveMinimum": lambda e: f"{_shown(e.instance)} is not above {e.validator_value}",
     "maximum": lambda e: f"{_shown(e.instance)} is above the greatest value {e.validator_value}",
     "exclusiveMaximum": lambda e: f"{_shown(e.instance)} is not below {e.validator_value}",
-    "minItems": lambda e: f"{_shown(e.instance)} has {len(e.instance)} entries, at least {e.validator_value} are needed",
-    "maxItems": lambda e: f"{_shown(e.instance)} has {len(e.instance)} entries, at most {e.validator_value} are allowed",
+    "minItems": lambda e: (
+        f"{_shown(e.instance)} has {len(e.instance)} entries, at least {e.validator_value} are needed"
+    ),
+    "maxItems": lambda e: (
+        f"{_shown(e.instance)} has {len(e.instance)} entries, at most {e.validator_value} are allowed"
+    ),
     "uniqueItems": lambda e: f"{_shown(e.instance)} lists an entry twice",
     "minProperties": lambda e: f"is empty, at least {e.validator_value} entry is needed",
     "maxProperties": lambda e: f"has {len(e.instance)} entries, at most {e.validator_value} are allowed",

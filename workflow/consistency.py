@@ -25,14 +25,14 @@ def _references(config: Config) -> Iterator[str]:
     for name, source in config["sources"].items():
         for split, cut in source["splits"].items():
             if cut["images"] not in source["images"]:
-                known = ", ".join(source["images"])
-                yield f"sources.{name}.splits.{split}.images: no set of images is called `{cut['images']}`; known: {known}"
+                at = f"sources.{name}.splits.{split}.images"
+                yield f"{at}: no set of images is called `{cut['images']}`; known: {', '.join(source['images'])}"
         if source["model"]["kind"] == "trained":
             other = source["model"]["source"]
             trained = [n for n, s in config["sources"].items() if s["model"]["kind"] == "vit"]
             if other not in trained:
                 known = ", ".join(trained) or "none"
-                yield f"sources.{name}.model.source: `{other}` is not a source that trains a network; those that do: {known}"
+                yield f"sources.{name}.model.source: `{other}` trains no network; sources that do: {known}"
 
 
 def _bases(config: Config) -> Iterator[str]:
@@ -53,6 +53,8 @@ def _bases(config: Config) -> Iterator[str]:
                     f"bases.{name}.codings: `{coding}` ({entry['kind']}) does not fit {basis['kind']}, whose codes are "
                     f"{geometry}s; kinds that do: {', '.join(fitting)}"
                 )
+        if 0 < (basis.get("init_rows") or 0) < basis.get("n_clusters", 0):
+            yield f"bases.{name}.init_rows: {basis['init_rows']} rows cannot seed {basis['n_clusters']} clusters"
         if not basis.get("codings"):
             yield f"bases.{name}: missing key `codings`"
 
@@ -81,10 +83,10 @@ def _source(source: Source) -> Iterator[str]:
         images = source.images(split)
         if split in PROBE_SPLITS and not source.has_masks(split):
             known = ", ".join(WITH_MASKS)
-            yield f"{at}.splits.{split}: probes need patch labels, which {images['kind']} has none of; kinds that do: {known}"
-        if images["kind"] == "scenes" and source.side not in (None, images["canvas"]):
-            if source.model["preprocess"]["resize"] == "none":
-                yield f"{at}.splits.{split}: a canvas of {images['canvas']} pixels, but the network takes {source.side}"
+            yield f"{at}.splits.{split}: probes need patch labels; {images['kind']} has none, {known} have"
+        as_they_are = source.model["preprocess"]["resize"] == "none"
+        if as_they_are and images["kind"] == "scenes" and source.side not in (None, images["canvas"]):
+            yield f"{at}.splits.{split}: a canvas of {images['canvas']} pixels, but the network takes {source.side}"
     yield from _overlaps(source, at)
     for name, images in source.config["images"].items():
         yield from _images(images, f"{at}.images.{name}")
@@ -107,7 +109,7 @@ def _network(source: Source, at: str) -> Iterator[str]:
     for split in ("fit_train", "fit_val"):
         if not source.has_masks(split):
             kind = source.images(split)["kind"]
-            yield f"{at}.splits.{split}: training a network needs masks, which {kind} has none of; use `model: {{kind: trained}}`"
+            yield f"{at}.splits.{split}: {kind} has no masks to train a network on; use `model: {{kind: trained}}`"
 
 
 def _overlaps(source: Source, at: str) -> Iterator[str]:
@@ -130,8 +132,9 @@ def _images(images: Config, at: str) -> Iterator[str]:
         least, most = images["digits"]
         if least > most:
             yield f"{at}.digits: {least} is more than {most}"
-        if 8 * max(images["zooms"]) > images["canvas"]:
-            yield f"{at}.zooms: a digit of {8 * max(images['zooms'])} pixels does not fit a canvas of {images['canvas']}"
+        largest = 8 * max(images["zooms"])
+        if largest > images["canvas"]:
+            yield f"{at}.zooms: a digit of {largest} pixels does not fit a canvas of {images['canvas']}"
     if images["kind"] == "segmentation_folder":
         owners: dict[int, str] = {}
         for owner, ids in [("void", images["void"]), *images["classes"].items()]:
@@ -145,10 +148,11 @@ def _sizes(plan: Plan) -> Iterator[str]:
     """Bases larger than their data."""
     for name, entry in plan.config["bases"].items():
         for source in plan.sources.values():
-            rows = source.n_rows("fit_train")
-            if entry.get("n_clusters", 0) > rows:
-                yield f"bases.{name}.n_clusters: {entry['n_clusters']} clusters, but {source.name} has {rows} rows in fit_train"
-            if (entry.get("n_components") or 0) > source.width:
-                yield f"bases.{name}.n_components: {entry['n_components']}, but rows of {source.name} have length {source.width}"
+            n_rows = source.n_rows("fit_train")
+            n_clusters, n_components = entry.get("n_clusters") or 0, entry.get("n_components") or 0
+            if n_clusters > n_rows:
+                yield f"bases.{name}.n_clusters: {n_clusters}, but fit_train of {source.name} has {n_rows} rows"
+            if n_components > source.width:
+                yield f"bases.{name}.n_components: {n_components}, but rows of {source.name} have length {source.width}"
             if not plan.sweep(name, source.name):
                 yield f"bases.{name}.codings: every k keeps all entries of {source.name}; add `dense` or a smaller k"

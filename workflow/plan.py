@@ -182,7 +182,9 @@ class Plan:
     @cached_property
     def codings(self) -> list[str]:
         """Every coding that some basis has on some source."""
-        return sorted({coding for basis in self.bases for source in self.sources for coding in self.sweep(basis, source)})
+        return sorted(
+            {coding for basis in self.bases for source in self.sources for coding in self.sweep(basis, source)}
+        )
 
     @property
     def environment(self) -> str:

@@ -1,6 +1,6 @@
 # The checked configuration, and what rules ask of it: specifications, wildcards, targets, resources, environments.
-import re
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -50,6 +50,11 @@ def artifact(directory):
     }
 
 
+def figure(path, category="Figures"):
+    """A file below `results` with its caption for `snakemake --report`."""
+    return report(f"results/{path}", caption=f"../report/{Path(path).stem}.rst", category=category)
+
+
 def needs(rule, mem_mb, runtime, device="cpu"):
     """Memory, growing with each attempt, minutes, and where the device may be a GPU that the work profits from, one."""
     return {
@@ -73,16 +78,16 @@ def targets(*families):
     return lambda wildcards: [path for family in families for rule in FAMILIES[family] for path in outputs(rule)]
 
 
-def code_parts(wildcards):
-    """The edges that a manifest joins."""
-    keys = ("source", "basis", "layer", "split")
-    return outputs(f"encode_{wildcards.layout}", "part", **{key: wildcards[key] for key in keys})
+def parts(wildcards):
+    """The edges that a manifest of codes joins."""
+    return outputs(f"encode_{wildcards.layout}", "part", **{k: v for k, v in wildcards.items() if k != "layout"})
 
 
 def manifest(wildcards, split):
     """The manifest of the written codes that a coding is read from; nothing where the probe streams."""
     layout = plan.viewed(wildcards.source, wildcards.basis, wildcards.coding)
-    return outputs("join_codes", "manifest", **{**wildcards, "split": split, "layout": layout}) if layout else []
+    place = {k: v for k, v in wildcards.items() if k != "coding"}
+    return outputs("join_codes", "manifest", **place, split=split, layout=layout) if layout else []
 
 
 def splits_of(rule):

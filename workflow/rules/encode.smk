@@ -58,7 +58,7 @@ use rule encode_label as encode_dense with:
 
 rule join_codes:
     input:
-        parts=lambda wildcards: code_parts(wildcards),
+        parts=parts,
     output:
         manifest="artifacts/{source}/codes/{basis}/{layout}/{layer}/{split}/manifest.json",
         run="artifacts/{source}/codes/{basis}/{layout}/{layer}/{split}/run.json",

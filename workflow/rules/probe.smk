@@ -29,6 +29,7 @@ rule score:
         probe="artifacts/{source}/probes/{basis}/{coding}/{layer}/meta.json",
         floor_reconstruction="results/{source}/{layer}/{basis}-random/reconstruction.json",
         floor_probe="artifacts/{source}/probes/{basis}-random/{coding}/{layer}/meta.json",
+        basis="artifacts/{source}/bases/{basis}/{layer}/meta.json",
     output:
         metrics="results/{source}/{layer}/{basis}/{coding}/metrics.json",
         classes="results/{source}/{layer}/{basis}/{coding}/per_class.csv",
@@ -43,4 +44,4 @@ rule score:
     params:
         spec=spec_for("score"),
     shell:
-        command("score", "metrics", "reconstruction", "probe", "floor_reconstruction", "floor_probe")
+        command("score", "metrics", "reconstruction", "probe", "floor_reconstruction", "floor_probe", "basis")

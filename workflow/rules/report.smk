@@ -4,7 +4,7 @@ rule tabulate:
         metrics=outputs("score", "metrics"),
     output:
         table="results/tables/{name}/table.json",
-        csv="results/tables/{name}/table.csv",
+        csv=figure("tables/{name}/table.csv", "Tables"),
         markdown="results/tables/{name}/table.md",
         manifest="results/tables/{name}/manifest.json",
         manifest_csv="results/tables/{name}/manifest.csv",
@@ -23,17 +23,18 @@ rule tabulate:
 
 rule render:
     input:
-        table="results/tables/{name}/table.json",
+        tables="results/tables/{name}/table.json",
         metrics=outputs("score", "metrics"),
+        reconstructions=outputs("evaluate", "reconstruction"),
         bases=outputs("fit", "meta"),
+        models=outputs("train", "meta"),
     output:
-        page=report("results/reports/{name}/index.html", caption="../report/index.rst", category="Report"),
-        nmse_l0=report("results/reports/{name}/nmse_l0.svg", caption="../report/nmse_l0.rst", category="Figures"),
-        layers=report("results/reports/{name}/layers.svg", caption="../report/layers.rst", category="Figures"),
-        utilisation=report(
-            "results/reports/{name}/utilisation.svg", caption="../report/utilisation.rst", category="Figures"
-        ),
-        history=report("results/reports/{name}/history.svg", caption="../report/history.rst", category="Figures"),
+        page=figure("reports/{name}/index.html", "Report"),
+        nmse_l0=figure("reports/{name}/nmse_l0.svg"),
+        layers=figure("reports/{name}/layers.svg"),
+        classes=figure("reports/{name}/classes.svg"),
+        utilisation=figure("reports/{name}/utilisation.svg"),
+        history=figure("reports/{name}/history.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -44,7 +45,7 @@ rule render:
     params:
         spec=spec_for("render"),
     shell:
-        command("render", "page", "table", "metrics", "bases")
+        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models")
 
 
 localrules:
