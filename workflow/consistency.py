@@ -1,10 +1,11 @@
 """What a schema cannot say: the parts of a configuration that contradict each other, one line each."""
 
 from collections.abc import Iterator
+from math import isqrt
 from typing import Any
 
 from eigenloom.bases.registry import find_kind
-from plan import CODINGS_BY_GEOMETRY, PROBE_SPLITS, WITH_MASKS, Plan, Source
+from plan import CODINGS_BY_GEOMETRY, PROBE_SPLITS, WITH_MASKS, Plan, Source, patches_of
 
 Config = dict[str, Any]
 
@@ -84,9 +85,9 @@ def _source(source: Source) -> Iterator[str]:
         if split in PROBE_SPLITS and not source.has_masks(split):
             known = ", ".join(WITH_MASKS)
             yield f"{at}.splits.{split}: probes need patch labels; {images['kind']} has none, {known} have"
-        as_they_are = source.model["preprocess"]["resize"] == "none"
-        if as_they_are and images["kind"] == "scenes" and source.side not in (None, images["canvas"]):
-            yield f"{at}.splits.{split}: a canvas of {images['canvas']} pixels, but the network takes {source.side}"
+        found = patches_of(images, source.model["patch"])
+        if source.model["preprocess"]["resize"] == "none" and found not in (None, source.n_tokens):
+            yield f"{at}.splits.{split}: {found} patches per image, but the network takes {source.n_tokens}"
     yield from _overlaps(source, at)
     for name, images in source.config["images"].items():
         yield from _images(images, f"{at}.images.{name}")
@@ -97,13 +98,16 @@ def _network(source: Source, at: str) -> Iterator[str]:
     model, preprocess = source.model, source.model["preprocess"]
     if model["width"] % model["heads"] or model["width"] % 4:
         yield f"{at}.model.width: {model['width']} must be a multiple of heads ({model['heads']}) and of 4"
-    if (preprocess["resize"] == "none") != (preprocess["size"] is None):
-        yield f"{at}.model.preprocess.size: goes with `resize: square`, and only with it"
-    elif source.side is None:
-        kind = source.images("fit_train")["kind"]
-        yield f"{at}.model.preprocess: {kind} images differ in size; set `resize: square` and `size`"
-    elif source.side % model["patch"]:
-        yield f"{at}.model.patch: {source.side} pixels are not a multiple of {model['patch']}"
+    images, n_patches = source.images("fit_train"), preprocess["n_patches"]
+    if (preprocess["resize"] == "none") != (n_patches is None):
+        yield f"{at}.model.preprocess.n_patches: goes with `resize: square`, and only with it"
+    elif n_patches is not None and isqrt(n_patches) ** 2 != n_patches:
+        yield f"{at}.model.preprocess.n_patches: {n_patches} is no square number"
+    elif source.n_tokens is None:
+        kind = images["kind"]
+        yield f"{at}.model.preprocess: {kind} images differ in size; set `resize: square` and `n_patches`"
+    elif n_patches is None and images["canvas"] % model["patch"]:
+        yield f"{at}.model.patch: {images['canvas']} pixels are not a multiple of {model['patch']}"
     if model["warmup"] > model["steps"]:
         yield f"{at}.model.warmup: {model['warmup']} is more than the {model['steps']} steps"
     for split in ("fit_train", "fit_val"):
@@ -132,6 +136,8 @@ def _images(images: Config, at: str) -> Iterator[str]:
         least, most = images["digits"]
         if least > most:
             yield f"{at}.digits: {least} is more than {most}"
+        if images["canvas"] % images["patch"]:
+            yield f"{at}.canvas: {images['canvas']} is not a multiple of patch, {images['patch']}"
         largest = 8 * max(images["zooms"])
         if largest > images["canvas"]:
             yield f"{at}.zooms: a digit of {largest} pixels does not fit a canvas of {images['canvas']}"

@@ -54,6 +54,11 @@ def cuts(n: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, n))) for start in range(0, n, size)]
 
 
+def patches_of(images: Mapping[str, Any], patch: int) -> int | None:
+    """Return the number of patches of images that are taken as they are, where the configuration tells their size."""
+    return (images["canvas"] // patch) ** 2 if "canvas" in images else None
+
+
 @dataclass(frozen=True)
 class Source:
     """One source: its images, its network and the arithmetic of its shards."""
@@ -79,16 +84,10 @@ class Source:
         return self.model["width"]
 
     @property
-    def side(self) -> int | None:
-        """Pixels per side of the network's input, where the configuration tells."""
-        trainer = self.trainer or self
-        return self.model["preprocess"]["size"] or trainer.images("fit_train").get("canvas")
-
-    @property
-    def n_tokens(self) -> int:
-        """Patches per image."""
-        assert self.side is not None
-        return (self.side // self.model["patch"]) ** 2
+    def n_tokens(self) -> int | None:
+        """Patches per image; None where the configuration does not tell, which ``consistency`` refuses."""
+        trained_on = (self.trainer or self).images("fit_train")
+        return self.model["preprocess"]["n_patches"] or patches_of(trained_on, self.model["patch"])
 
     @property
     def layers(self) -> list[str]:
@@ -119,12 +118,12 @@ class Source:
 
     def n_rows(self, split: str) -> int:
         """Return the number of rows of a split at one layer."""
-        return self.n_examples(split) * self.n_tokens
+        return self.n_examples(split) * (self.n_tokens or 0)
 
     def n_shards(self, split: str) -> int:
         """Return the number of shards: whole images, as many as the budget of tokens admits; CLS counts."""
-        budget = self.config["record"]["max_tokens_per_shard"]
-        per_shard = max(1, budget // ((self.n_tokens + 1) * len(self.config["layers"])))
+        per_example = ((self.n_tokens or 0) + 1) * len(self.config["layers"])
+        per_shard = max(1, self.config["record"]["max_tokens_per_shard"] // per_example)
         return -(-self.n_examples(split) // per_shard)
 
 
@@ -134,6 +133,8 @@ class Plan:
     def __init__(self, config: Mapping[str, Any]):
         """Take a configuration that ``configuration.check`` found valid, defaults filled in."""
         self.config = config
+        self._indices: dict[tuple[str, tuple[str, ...]], dict[tuple[str | None, ...], list[Wildcards]]] = {}
+        self._sweeps: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         self.sources: dict[str, Source] = {}
         for name, entry in sorted(config["sources"].items(), key=lambda item: "source" in item[1]["model"]):
             self.sources[name] = Source(name, entry, self.sources.get(entry["model"].get("source")))
@@ -172,7 +173,10 @@ class Plan:
 
         Entries that would keep everything are left out (see ``dropped``).
         """
-        return {n: c for n, c in self._listed(basis) if not self._keeps_all(c, basis, source)}
+        if (basis, source) not in self._sweeps:
+            listed = self._listed(basis)
+            self._sweeps[basis, source] = {n: c for n, c in listed if not self._keeps_all(c, basis, source)}
+        return self._sweeps[basis, source]
 
     def dropped(self, source: str) -> dict[str, list[str]]:
         """Return for each basis the codings that the sweep leaves out because they would keep everything."""
@@ -253,9 +257,15 @@ class Plan:
         """Return the shards of each part that a section (``measure``, ``encode``) cuts a split into."""
         return cuts(self.sources[source].n_shards(split), self.config[section]["shards_per_job"])
 
-    def jobs(self, rule: str) -> list[Wildcards]:
-        """Return the wildcards of every job of a rule."""
-        return list(getattr(self, f"_{rule}")(rule))
+    def jobs(self, rule: str, **given: str) -> list[Wildcards]:
+        """Return the wildcards of every job of a rule, or of those that have the given ones."""
+        keys = tuple(sorted(given))
+        if (rule, keys) not in self._indices:
+            index: dict[tuple[str | None, ...], list[Wildcards]] = {}
+            for job in getattr(self, f"_{rule}")(rule):
+                index.setdefault(tuple(job.get(key) for key in keys), []).append(job)
+            self._indices[rule, keys] = index
+        return self._indices[rule, keys].get(tuple(given[key] for key in keys), [])
 
     def _splits(self) -> Iterator[tuple[Source, Wildcards]]:
         for source in self.sources.values():

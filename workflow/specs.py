@@ -39,13 +39,18 @@ class Specs:
         source = self.plan.sources[w["source"]]
         cut = source.config["splits"][w["split"]]
         sizes = {"n_examples": cut["n_examples"], "first": cut["first"]}
-        return {"seed": self.config["seed"], **w, **sizes, "images": dict(source.images(w["split"]))}
+        images = dict(source.images(w["split"]))
+        if "classes" in images:  # labels follow their order, which the keys of a canonical mapping would lose
+            images["classes"] = [[name, ids] for name, ids in images["classes"].items()]
+        return {"seed": self.config["seed"], **w, **sizes, "images": images}
 
     list_images = draw
 
     def train(self, w: Wildcards) -> dict[str, Any]:
         """The network and its training."""
-        return {"seed": self.config["seed"], "model": dict(self.plan.sources[w["source"]].model)}
+        source = self.plan.sources[w["source"]]
+        preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
+        return {"seed": self.config["seed"], "model": {**source.model, "preprocess": preprocess}}
 
     def record(self, w: Wildcards) -> dict[str, Any]:
         """One shard of a recording."""
@@ -62,7 +67,8 @@ class Specs:
     def label(self, w: Wildcards) -> dict[str, Any]:
         """How patches get their labels."""
         source = self.plan.sources[w["source"]]
-        return {**w, "patch": source.model["patch"], "rule": source.config["labels"]}
+        geometry = {"resize": source.model["preprocess"]["resize"], "n_patches": source.n_tokens}
+        return {**w, "patch": source.model["patch"], "preprocess": geometry, "rule": source.config["labels"]}
 
     def join_store(self, w: Wildcards) -> dict[str, Any]:
         """The description of a recording."""

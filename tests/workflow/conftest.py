@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from checkout import copy_checkout
 from projects import Project, copy_of
 
-ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("Snakefile", "workflow", "envs", "src", "config.yaml")
 SCRIPTS = "prepare train record label join_store measure join_moments fit encode join_codes evaluate probe score"
 SCRIPTS += " tabulate render"
 
@@ -15,13 +14,8 @@ SCRIPTS += " tabulate render"
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The repository with stubs for scripts; nothing is built. Do not change it."""
-    root = tmp_path_factory.mktemp("fresh") / "project"
-    root.mkdir()
-    for name in COPIED:
-        source, target = ROOT / name, root / name
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy2(source, target)
-    (root / "scripts").mkdir()
+    root = copy_checkout(tmp_path_factory.mktemp("fresh") / "project")
+    (root / "scripts").mkdir(exist_ok=True)
     for name in SCRIPTS.split():
         shutil.copy2(Path(__file__).with_name("stub_script.py"), root / "scripts" / f"{name}.py")
     shutil.copy2(root / "workflow/experiments/tiny/config.yaml", root / "config.yaml")

@@ -128,7 +128,9 @@ CONTRADICTIONS = [
     (f"{SCENES}/model/width", 98, "sources.scenes.model.width: 98 must be a multiple of heads (4) and of 4"),
     (f"{SCENES}/model/patch", 7, "sources.scenes.model.patch: 64 pixels are not a multiple of 7"),
     (f"{SCENES}/model/warmup", 1601, "sources.scenes.model.warmup: 1601 is more than the 1600 steps"),
-    (f"{SCENES}/model/preprocess/resize", "square", "preprocess.size: goes with `resize: square`, and only with it"),
+    (f"{SCENES}/model/preprocess/resize", "square", "n_patches: goes with `resize: square`, and only with it"),
+    (f"{SCENES}/model/preprocess", {"resize": "square", "n_patches": 10}, "n_patches: 10 is no square number"),
+    (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
     (f"{SCENES}/images/scenes/digits", [4, 2], "sources.scenes.images.scenes.digits: 4 is more than 2"),
     (f"{SCENES}/images/scenes/zooms", [9], "images.scenes.zooms: a digit of 72 pixels does not fit a canvas of 64"),
 ]  # fmt: skip
@@ -184,7 +186,7 @@ def test_folders_recorded_with_another_sources_network_are_valid():
          "sources.photos.images.bad.classes: mask id 0 is both void and sky"),
         ({"images": {"small": {"kind": "scenes", "canvas": 32, "zooms": [2]}},
           "splits": {"fit_val": {"images": "small", "n_examples": 9}}},
-         "sources.photos.splits.fit_val: a canvas of 32 pixels, but the network takes 64"),
+         "sources.photos.splits.fit_val: 16 patches per image, but the network takes 64"),
         ({"layers": [4]}, "sources.photos.layers: no layer 4; 0-based: the last of 4 is 3"),
     ],
 )  # fmt: skip
@@ -195,9 +197,8 @@ def test_mistakes_with_folders(changes, line):
 def test_training_needs_masks_and_a_size():
     config = folders(model={"kind": "vit"})
     lines = check(config)
-    assert (
-        "sources.photos.model.preprocess: image_folder images differ in size; set `resize: square` and `size`" in lines
-    )
+    sizes = "image_folder images differ in size; set `resize: square` and `n_patches`"
+    assert f"sources.photos.model.preprocess: {sizes}" in lines
     assert any("fit_train: image_folder has no masks to train a network on" in line for line in lines)
 
 

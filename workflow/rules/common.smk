@@ -69,8 +69,7 @@ def outputs(rule, *names, **wildcards):
     """The outputs, or those of some names, of every job of a rule, or of those with some wildcards."""
     files = getattr(rules, rule).output
     templates = [str(getattr(files, name)) for name in names] or list(map(str, files))
-    jobs = [job for job in plan.jobs(rule) if job.items() >= wildcards.items()]
-    return [template.format(**job) for job in jobs for template in templates]
+    return [template.format(**job) for job in plan.jobs(rule, **wildcards) for template in templates]
 
 
 def targets(*families):
