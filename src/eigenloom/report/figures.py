@@ -1,0 +1,231 @@
+"""The figures: each takes the evidence and returns standalone SVG, or a sentence as SVG where there is nothing to show.
+
+A basis has one colour everywhere. Results are solid and filled; their random floors, of the same colour, are dashed and
+hollow; what a constant score reaches is grey.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eigenloom.report.drawing import GRID, INK, MUTED, PAPER, colour, empty, legend, panels, plain_log, styled, svg
+from eigenloom.report.evidence import Evidence
+from eigenloom.report.findings import chosen_row, leading_codings
+from eigenloom.report.tables import FLOOR_SUFFIX
+
+Document = Mapping[str, Any]
+FLOOR_STYLE: dict[str, Any] = {"linestyle": (0, (3, 2)), "markerfacecolor": PAPER, "linewidth": 1.1}
+MAX_CLASSES = 40
+LONGEST_NAME = 22
+
+
+def nmse_against_l0(evidence: Evidence) -> str:
+    """Reconstruction error against the number of active features: a panel per source and layer."""
+    places = sorted({place[:2] for place in evidence.reconstructions})
+    if not places:
+        return empty("No reconstruction was measured in this run.")
+    with styled():
+        figure, axes = panels(len(places), 3)
+        for ax, (source, layer) in zip(axes, places, strict=True):
+            ax.axhline(1, color=MUTED, linewidth=0.8, label="predict the mean")
+            for basis in evidence.bases:
+                for name in (basis + FLOOR_SUFFIX, basis):
+                    points = _curve(evidence.reconstructions.get((source, layer, name)))
+                    style = {"label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
+                    marker = "o" if len(points) > 1 else "s"
+                    if points:
+                        ax.plot(*zip(*points, strict=True), color=colour(evidence.bases, basis), marker=marker, **style)
+            ax.set(title=f"{source}, {layer}", xlabel="active features per row (L0)", ylabel="NMSE", xscale="log")
+            ax.set_ylim(0, None)
+            plain_log(ax.xaxis)
+        legend(figure, axes)
+        return svg(figure, "NMSE against L0")
+
+
+def layer_curves(evidence: Evidence) -> str:
+    """Probe R, mAP and NMSE by layer, for the coding of each basis that the training loss prefers."""
+    sources = [source for source in evidence.sources if leading_codings(evidence, source)]
+    if not sources:
+        return empty("Nothing was probed in this run.")
+    wanted = (("probe_r", "Probe R"), ("map", "mAP"), ("nmse", "NMSE"))
+    with styled():
+        figure, axes = panels(3 * len(sources), 3, height=2.6)
+        for i, source in enumerate(sources):
+            layers = evidence.layers(source)
+            for ax, (metric, label) in zip(axes[3 * i : 3 * i + 3], wanted, strict=True):
+                for basis, rows in leading_codings(evidence, source).items():
+                    line = {"color": colour(evidence.bases, basis), "marker": "o"}
+                    floors = [evidence.floor(row) or {} for row in rows]
+                    shown = f"{basis} {rows[0]['coding']}"
+                    _by_layer(ax, layers, rows, floors, metric, {**line, **FLOOR_STYLE, "label": f"{shown}: random floor"})
+                    _by_layer(ax, layers, rows, rows, metric, {**line, "label": shown})
+                constants = [evidence.constant(row) or {} for row in evidence.results if row["source"] == source]
+                level = next((row[metric] for row in constants if row.get(metric) is not None), None)
+                if level is not None:
+                    ax.axhline(level, color=MUTED, linewidth=0.8, label="constant score")
+                ax.set(title=f"{source}: {label}", xticks=range(len(layers)), xlim=(-0.3, len(layers) - 0.7))
+                ax.set_xticklabels(layers)
+                ax.grid(axis="x", visible=False)
+        legend(figure, axes, columns=3)
+        return svg(figure, "Probe R, mAP and NMSE by layer")
+
+
+def utilisation(evidence: Evidence) -> str:
+    """How evenly rows spread over clusters: counts in falling order, in units of an even share."""
+    counted = {place: _counts(document) for place, document in sorted(evidence.reconstructions.items())}
+    places = sorted({place[:2] for place, counts in counted.items() if counts})
+    if not places:
+        return empty("No basis of this run has clusters to count.")
+    with styled():
+        figure, axes = panels(len(places), 3)
+        for ax, (source, layer) in zip(axes, places, strict=True):
+            ax.axhline(1, color=MUTED, linewidth=0.8, label="even use")
+            for basis in evidence.bases:
+                for name in (basis + FLOOR_SUFFIX, basis):
+                    counts = sorted(counted.get((source, layer, name), []), reverse=True)
+                    fair = sum(counts) / max(len(counts), 1)
+                    alive = [count / fair for count in counts if count > 0]
+                    x = [100 * (i + 0.5) / len(counts) for i in range(len(alive))]
+                    style = {"label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
+                    if alive:
+                        ax.plot(x, alive, color=colour(evidence.bases, basis), **style)
+            ax.set(title=f"{source}, {layer}", xlabel="clusters by falling size, %", yscale="log", xlim=(0, 100))
+            ax.set_ylabel("rows, in even shares")
+            plain_log(ax.yaxis)
+        legend(figure, axes)
+        return svg(figure, "Utilisation of clusters")
+
+
+def histories(evidence: Evidence) -> str:
+    """What the fits recorded: k-means by pass, spectra of projections, training of the networks."""
+    drawn: list[tuple[str, str, str, list[tuple[str, str, list[Any], list[float]]]]] = []
+    titles = {
+        "inertia_history": ("k-means inertia, last pass = 1", "pass over the rows"),
+        "utilisation_history": ("k-means utilisation", "pass over the rows"),
+        "lr_history": ("k-means learning rate", "pass over the rows"),
+    }
+    fits = [(p, fit) for p, fit in sorted(evidence.fits.items()) if p[2] in evidence.bases]
+    for source in sorted({place[0] for place, _ in fits}):
+        own = [(place, fit) for place, fit in fits if place[0] == source]
+        for name, (title, x_label) in titles.items():
+            lines = [(p[2], p[1], *_steps(name, fit.histories[name])) for p, fit in own if name in fit.histories]
+            if any(len(set(line[3])) > 1 for line in lines):
+                drawn.append((f"{source}: {title}", x_label, "linear", lines))
+        lines = [(p[2], p[1], *_spectrum(fit)) for p, fit in own if "explained_variance" in fit.histories]
+        if lines:
+            drawn.append((f"{source}: variance left unexplained", "components kept", "log", lines))
+    for source, model in sorted(evidence.models.items()):
+        x = model.history.get("step") or model.history.get("epoch") or []
+        for name in (name for name in model.history if name not in ("step", "epoch", "lr")):
+            drawn.append((f"{source}: network, {name}", "training step", "linear", [("", "", x, model.history[name])]))
+    if not drawn:
+        return empty("No fit of this run kept a history.")
+    with styled():
+        figure, axes = panels(len(drawn), 3, height=2.3)
+        for ax, (title, x_label, scale, lines) in zip(axes, drawn, strict=True):
+            layers = sorted({layer for _, layer, _, _ in lines})
+            for basis, layer, x, y in lines:
+                color = colour(evidence.bases, basis) if basis else INK
+                dashes = DASHES[layers.index(layer) % len(DASHES)]
+                ax.plot(x, y, color=color, linestyle=dashes, label=f"{basis} {layer}".strip() or None)
+            ax.set(title=title, xlabel=x_label, yscale=scale)
+            if scale == "log":
+                plain_log(ax.yaxis)
+        legend(figure, axes)
+        return svg(figure, "Histories of the fits")
+
+
+DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
+
+
+def class_precision(evidence: Evidence) -> str:
+    """Average precision of each class's best feature, from its random floor to the basis's own."""
+    sources = [source for source in evidence.sources if leading_codings(evidence, source)]
+    if not sources:
+        return empty("Nothing was probed in this run.")
+    chosen = {source: [chosen_row(rows) for rows in leading_codings(evidence, source).values()] for source in sources}
+    tables = {s: [(row, evidence.classes.get(str(row["path"]), [])) for row in rows] for s, rows in chosen.items()}
+    n = max(min(MAX_CLASSES, len(classes)) for pairs in tables.values() for _, classes in pairs)
+    with styled():
+        per_class = 0.13 + 0.1 * max(len(pairs) for pairs in tables.values())
+        figure, axes = panels(len(sources), 2, height=0.8 + per_class * max(n, 2))
+        for ax, source in zip(axes, sources, strict=True):
+            _class_panel(ax, evidence, tables[source])
+            ax.set_title(source)
+        legend(figure, axes, columns=3)
+        return svg(figure, "Average precision by class")
+
+
+def _class_panel(ax: Any, evidence: Evidence, pairs: Sequence[tuple[Document, list[dict[str, Any]]]]) -> None:
+    """Draw one line per class and basis: hollow where random features get, filled where the basis gets."""
+    first = [row for row in pairs[0][1] if row.get("ap") is not None]
+    shown = sorted(first, key=lambda row: (-max(_aps(pairs, row["id"])), row["id"]))[:MAX_CLASSES]
+    step = 0.72 / len(pairs)
+    for place, shown_class in enumerate(shown):
+        for i, (row, classes) in enumerate(pairs):
+            found = next((c for c in classes if c["id"] == shown_class["id"]), {})
+            color, y = colour(evidence.bases, row["basis"]), place + (i - (len(pairs) - 1) / 2) * step
+            ap, random = found.get("ap"), found.get("ap_random")
+            label = f"{row['basis']} {row['coding']}, {row['layer']}"
+            if ap is not None and random is not None:
+                ax.plot([random, ap], [y, y], color=color, linewidth=1.4)
+                hollow = f"{label}: random floor" if place == 0 else None
+                ax.plot([random], [y], color=color, marker="o", markersize=4, label=hollow, **FLOOR_STYLE)
+            if ap is not None:
+                ax.plot([ap], [y], color=color, marker="o", label=label if place == 0 else None)
+        prevalence = shown_class.get("prevalence_val")
+        if prevalence is not None:
+            edges, label = [place - 0.42, place + 0.42], "constant score (prevalence)" if place == 0 else None
+            ax.plot([prevalence] * 2, edges, color=MUTED, linewidth=1.6, label=label)
+        ax.axhline(place + 0.5, color=GRID, linewidth=0.6)
+    ax.set(xlim=(0, 1.02), ylim=(len(shown) - 0.5, -0.5), xlabel="average precision on probe_val")
+    ax.set_yticks(range(len(shown)), [_short(str(row.get("name") or row["id"])) for row in shown])
+    ax.grid(axis="y", visible=False)
+
+
+def _aps(pairs: Sequence[tuple[Document, list[dict[str, Any]]]], class_id: Any) -> list[float]:
+    """List the average precisions that the methods reach on one class."""
+    return [c["ap"] for _, classes in pairs for c in classes if c["id"] == class_id and c.get("ap") is not None]
+
+
+def _by_layer(
+    ax: Any, layers: Sequence[str], rows: Sequence[Document], values: Sequence[Document], metric: str, style: Document
+) -> None:
+    """Draw one metric of some rows over their layers."""
+    points = [
+        (layers.index(row["layer"]), value[metric])
+        for row, value in zip(rows, values, strict=True)
+        if value.get(metric) is not None
+    ]
+    if points:
+        ax.plot(*zip(*sorted(points), strict=True), **style)
+
+
+def _curve(document: Document | None) -> list[tuple[float, float]]:
+    """List (L0, NMSE) of every coding of a reconstruction, by L0."""
+    entries = (document or {}).get("codings", {}).values()
+    return sorted((e["l0"], e["nmse"]) for e in entries if e.get("l0") and e.get("nmse") is not None)
+
+
+def _counts(document: Document) -> list[float]:
+    """Return the rows per cluster, empty for bases whose features are not clusters."""
+    return (document.get("utilisation") or {}).get("counts") or [] if "onehot" in document["codings"] else []
+
+
+def _steps(name: str, values: Sequence[float]) -> tuple[list[Any], list[float]]:
+    """Number the passes; inertia is shown relative to where it ended."""
+    scale = values[-1] if name == "inertia_history" and values and values[-1] else 1.0
+    return list(range(1, len(values) + 1)), [value / scale for value in values]
+
+
+def _spectrum(fit: Any) -> tuple[list[Any], list[float]]:
+    """Return the share of variance left after each number of components, while more than rounding is left."""
+    variances = fit.histories["explained_variance"]
+    total = fit.parameters.get("total_variance") or sum(variances)
+    left = [1 - sum(variances[: i + 1]) / total for i in range(len(variances))]
+    kept = [(i + 1, share) for i, share in enumerate(left) if share > 1e-6]
+    return [i for i, _ in kept], [share for _, share in kept]
+
+
+def _short(name: str) -> str:
+    """Cut a long name."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
