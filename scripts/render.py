@@ -1,10 +1,9 @@
 """Render the report of an experiment: one page, its figures also as files beside it."""
 
-from job import Job, run
-
 from eigenloom.report.evidence import gather
 from eigenloom.report.page import draw, render
 from eigenloom.store.atomic import write_text
+from job import Job, run
 
 
 def main(job: Job) -> None:

@@ -1,9 +1,8 @@
 """Score one basis, layer and coding: reconstruction, probe and floors in one metrics.json."""
 
-from job import Job, run
-
 from eigenloom.report import scores
 from eigenloom.store.atomic import write_json, write_text
+from job import Job, run
 
 
 def main(job: Job) -> None:

@@ -1,10 +1,9 @@
 """Put every score into one table, and everything it was made with into a manifest."""
 
-from job import Job, run
-
 from eigenloom.report import tables
 from eigenloom.report.scores import csv_text
 from eigenloom.store.atomic import write_json, write_text
+from job import Job, run
 
 
 def main(job: Job) -> None:

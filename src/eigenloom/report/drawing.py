@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 INK, MUTED, GRID, PAPER = "#1c2128", "#68707c", "#e2e5ea", "#ffffff"
@@ -59,6 +60,8 @@ STYLE: dict[str, Any] = {
 }
 WIDTH = 9.2
 """Inches; a point of this width is about one and a half pixels of the page."""
+MEAN_CHARACTER = 5.2
+"""Points of width, at the size of legends, rather too many."""
 
 
 @contextmanager
@@ -66,7 +69,8 @@ def styled() -> Iterator[None]:
     """Draw in the report's style, whatever the user's matplotlib is set to."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        for name, value in STYLE.items():
+            matplotlib.rcParams[name] = value  # type: ignore[index]
         # Text stays text: the reader's browser has the glyphs of class names that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         yield
@@ -76,8 +80,8 @@ def panels(n: int, per_row: int, height: float = 2.9) -> tuple[Figure, list[Any]
     """Return a figure and ``n`` axes of equal size, ``per_row`` in a row."""
     columns = max(1, min(n, per_row))
     n_rows = -(-n // columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + height * n_rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+    figure = Figure(figsize=(WIDTH, 0.5 + height * n_rows), layout=layout)
     axes = figure.subplots(n_rows, columns, squeeze=False).ravel().tolist()
     for spare in axes[n:]:
         spare.set_axis_off()
@@ -95,13 +99,15 @@ def plain_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, axes: Sequence[Any], columns: int = 4) -> None:
-    """Put one legend for all panels below them, each label once."""
+def legend(figure: Figure, axes: Sequence[Any]) -> None:
+    """Put one legend for all panels below them, each label once, in columns of two: a result and its floor."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
+        room = WIDTH * 72 / (MEAN_CHARACTER * (max(map(len, found)) + 7))
+        columns = max(1, min(int(room), -(-len(found) // 2)))
         figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=columns, handlelength=2.4)
 
 

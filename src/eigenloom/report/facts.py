@@ -82,14 +82,19 @@ def _basis(evidence: Evidence, basis: str) -> list[str]:
     documents = [d for d in evidence.metrics.values() if d["basis"] == basis]
     kinds = {fit.kind for fit in fits} | {str(d["kind"]) for d in documents}
     shown: dict[str, set[str]] = {}
-    for parameters in [{**fit.parameters, **fit.asked} for fit in fits] or [d.get("fit", {}) for d in documents]:
+    for parameters in [fit.asked or fit.parameters for fit in fits] or [d.get("fit", {}) for d in documents]:
         for name, value in parameters.items():
             if not isinstance(value, list | dict) and "." not in name:
                 shown.setdefault(name, set()).add(_word(value))
     words = [f"{name} {' / '.join(sorted(values))}" for name, values in sorted(shown.items()) if name != "kind"]
     floors = any(place[2] == basis + FLOOR_SUFFIX for place in evidence.fits)
     tail = ["with a random floor"] if floors else []
-    return [basis, _joined(sorted(kinds)), _joined(sorted({str(d["seed"]) for d in documents})), ", ".join(words + tail)]
+    return [
+        basis,
+        _joined(sorted(kinds)),
+        _joined(sorted({str(d["seed"]) for d in documents})),
+        ", ".join(words + tail),
+    ]
 
 
 def _settings(evidence: Evidence) -> list[list[str]]:

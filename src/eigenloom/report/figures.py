@@ -4,16 +4,20 @@ A basis has one colour everywhere. Results are solid and filled; their random fl
 hollow; what a constant score reaches is grey.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from eigenloom.report.drawing import GRID, INK, MUTED, PAPER, colour, empty, legend, panels, plain_log, styled, svg
 from eigenloom.report.evidence import Evidence
-from eigenloom.report.findings import chosen_row, leading_codings
+from eigenloom.report.findings import chosen_row, cluster_use, leading_codings
 from eigenloom.report.tables import FLOOR_SUFFIX
 
 Document = Mapping[str, Any]
-FLOOR_STYLE: dict[str, Any] = {"linestyle": (0, (3, 2)), "markerfacecolor": PAPER, "linewidth": 1.1}
+FLOOR_STYLE: dict[str, Any] = {"linestyle": (0, (3, 2)), "markerfacecolor": PAPER, "linewidth": 1.1, "zorder": 2}
+RESULT_STYLE: dict[str, Any] = {"zorder": 3}
+LEVEL_STYLE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "zorder": 1}
 MAX_CLASSES = 40
 LONGEST_NAME = 22
 
@@ -26,14 +30,14 @@ def nmse_against_l0(evidence: Evidence) -> str:
     with styled():
         figure, axes = panels(len(places), 3)
         for ax, (source, layer) in zip(axes, places, strict=True):
-            ax.axhline(1, color=MUTED, linewidth=0.8, label="predict the mean")
             for basis in evidence.bases:
-                for name in (basis + FLOOR_SUFFIX, basis):
+                for name in (basis, basis + FLOOR_SUFFIX):
                     points = _curve(evidence.reconstructions.get((source, layer, name)))
-                    style = {"label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
+                    style = _style(basis, name)
                     marker = "o" if len(points) > 1 else "s"
                     if points:
                         ax.plot(*zip(*points, strict=True), color=colour(evidence.bases, basis), marker=marker, **style)
+            ax.axhline(1, **LEVEL_STYLE, label="predict the mean")
             ax.set(title=f"{source}, {layer}", xlabel="active features per row (L0)", ylabel="NMSE", xscale="log")
             ax.set_ylim(0, None)
             plain_log(ax.xaxis)
@@ -56,38 +60,36 @@ def layer_curves(evidence: Evidence) -> str:
                     line = {"color": colour(evidence.bases, basis), "marker": "o"}
                     floors = [evidence.floor(row) or {} for row in rows]
                     shown = f"{basis} {rows[0]['coding']}"
-                    _by_layer(ax, layers, rows, floors, metric, {**line, **FLOOR_STYLE, "label": f"{shown}: random floor"})
-                    _by_layer(ax, layers, rows, rows, metric, {**line, "label": shown})
+                    _by_layer(ax, layers, rows, rows, metric, {**line, **RESULT_STYLE, "label": shown})
+                    _by_layer(
+                        ax, layers, rows, floors, metric, {**line, **FLOOR_STYLE, "label": f"{shown}: random floor"}
+                    )
                 constants = [evidence.constant(row) or {} for row in evidence.results if row["source"] == source]
                 level = next((row[metric] for row in constants if row.get(metric) is not None), None)
                 if level is not None:
-                    ax.axhline(level, color=MUTED, linewidth=0.8, label="constant score")
+                    ax.axhline(level, **LEVEL_STYLE, label="constant score")
                 ax.set(title=f"{source}: {label}", xticks=range(len(layers)), xlim=(-0.3, len(layers) - 0.7))
                 ax.set_xticklabels(layers)
                 ax.grid(axis="x", visible=False)
-        legend(figure, axes, columns=3)
+        legend(figure, axes)
         return svg(figure, "Probe R, mAP and NMSE by layer")
 
 
 def utilisation(evidence: Evidence) -> str:
     """How evenly rows spread over clusters: counts in falling order, in units of an even share."""
-    counted = {place: _counts(document) for place, document in sorted(evidence.reconstructions.items())}
-    places = sorted({place[:2] for place, counts in counted.items() if counts})
+    sized = {place: _sizes(document) for place, document in sorted(evidence.reconstructions.items())}
+    places = sorted({place[:2] for place, sizes in sized.items() if sizes})
     if not places:
         return empty("No basis of this run has clusters to count.")
     with styled():
         figure, axes = panels(len(places), 3)
         for ax, (source, layer) in zip(axes, places, strict=True):
-            ax.axhline(1, color=MUTED, linewidth=0.8, label="even use")
             for basis in evidence.bases:
-                for name in (basis + FLOOR_SUFFIX, basis):
-                    counts = sorted(counted.get((source, layer, name), []), reverse=True)
-                    fair = sum(counts) / max(len(counts), 1)
-                    alive = [count / fair for count in counts if count > 0]
-                    x = [100 * (i + 0.5) / len(counts) for i in range(len(alive))]
-                    style = {"label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
-                    if alive:
-                        ax.plot(x, alive, color=colour(evidence.bases, basis), **style)
+                for name in (basis, basis + FLOOR_SUFFIX):
+                    x, y = _in_even_shares(sized.get((source, layer, name), []))
+                    if x:
+                        ax.plot(x, y, color=colour(evidence.bases, basis), **_style(basis, name))
+            ax.axhline(1, **LEVEL_STYLE, label="even use")
             ax.set(title=f"{source}, {layer}", xlabel="clusters by falling size, %", yscale="log", xlim=(0, 100))
             ax.set_ylabel("rows, in even shares")
             plain_log(ax.yaxis)
@@ -120,7 +122,7 @@ def histories(evidence: Evidence) -> str:
     if not drawn:
         return empty("No fit of this run kept a history.")
     with styled():
-        figure, axes = panels(len(drawn), 3, height=2.3)
+        figure, axes = panels(len(drawn), 2 if len(drawn) in (2, 4) else 3, height=2.3)
         for ax, (title, x_label, scale, lines) in zip(axes, drawn, strict=True):
             layers = sorted({layer for _, layer, _, _ in lines})
             for basis, layer, x, y in lines:
@@ -151,7 +153,7 @@ def class_precision(evidence: Evidence) -> str:
         for ax, source in zip(axes, sources, strict=True):
             _class_panel(ax, evidence, tables[source])
             ax.set_title(source)
-        legend(figure, axes, columns=3)
+        legend(figure, axes)
         return svg(figure, "Average precision by class")
 
 
@@ -166,16 +168,16 @@ def _class_panel(ax: Any, evidence: Evidence, pairs: Sequence[tuple[Document, li
             color, y = colour(evidence.bases, row["basis"]), place + (i - (len(pairs) - 1) / 2) * step
             ap, random = found.get("ap"), found.get("ap_random")
             label = f"{row['basis']} {row['coding']}, {row['layer']}"
+            if ap is not None:
+                ax.plot([ap], [y], color=color, marker="o", label=label if place == 0 else None, **RESULT_STYLE)
             if ap is not None and random is not None:
-                ax.plot([random, ap], [y, y], color=color, linewidth=1.4)
+                ax.plot([random, ap], [y, y], color=color, linewidth=1.4, zorder=1.5)
                 hollow = f"{label}: random floor" if place == 0 else None
                 ax.plot([random], [y], color=color, marker="o", markersize=4, label=hollow, **FLOOR_STYLE)
-            if ap is not None:
-                ax.plot([ap], [y], color=color, marker="o", label=label if place == 0 else None)
         prevalence = shown_class.get("prevalence_val")
         if prevalence is not None:
-            edges, label = [place - 0.42, place + 0.42], "constant score (prevalence)" if place == 0 else None
-            ax.plot([prevalence] * 2, edges, color=MUTED, linewidth=1.6, label=label)
+            tick = "constant score (prevalence)" if place == 0 else None
+            ax.plot([prevalence] * 2, [place - 0.42, place + 0.42], color=MUTED, linewidth=1.6, label=tick)
         ax.axhline(place + 0.5, color=GRID, linewidth=0.6)
     ax.set(xlim=(0, 1.02), ylim=(len(shown) - 0.5, -0.5), xlabel="average precision on probe_val")
     ax.set_yticks(range(len(shown)), [_short(str(row.get("name") or row["id"])) for row in shown])
@@ -206,9 +208,39 @@ def _curve(document: Document | None) -> list[tuple[float, float]]:
     return sorted((e["l0"], e["nmse"]) for e in entries if e.get("l0") and e.get("nmse") is not None)
 
 
-def _counts(document: Document) -> list[float]:
-    """Return the rows per cluster, empty for bases whose features are not clusters."""
-    return (document.get("utilisation") or {}).get("counts") or [] if "onehot" in document["codings"] else []
+def _sizes(document: Document) -> list[tuple[float, int]]:
+    """List (rows of a cluster, number of such clusters) by falling size, those without rows last.
+
+    Empty for bases whose features are not clusters. Many clusters come as a histogram; the geometric middle of a bin
+    stands for its clusters.
+    """
+    found = cluster_use(document)
+    if found is None:
+        return []
+    if "counts" in found:
+        return [(float(count), 1) for count in sorted(found["counts"], reverse=True)]
+    edges, numbers = found["histogram"]["edges"], found["histogram"]["features"]
+    middles = [math.sqrt(low * high) for low, high in pairwise(edges)]
+    full = [(middle, number) for middle, number in zip(middles, numbers, strict=True) if number]
+    dead = found["total"]["dead"]
+    return full[::-1] + ([(0.0, dead)] if dead else [])
+
+
+def _in_even_shares(sizes: Sequence[tuple[float, int]]) -> tuple[list[float], list[float]]:
+    """Return positions in percent of all clusters, and sizes in even shares, up to the last cluster with rows."""
+    n_clusters, n_rows = sum(number for _, number in sizes), sum(size * number for size, number in sizes)
+    x, y, passed = [], [], 0
+    for size, number in sizes:
+        if size > 0:
+            x.append(100 * (passed + number / 2) / n_clusters)
+            y.append(size * n_clusters / n_rows)
+        passed += number
+    return x, y
+
+
+def _style(basis: str, name: str) -> dict[str, Any]:
+    """Return how a basis or its floor is drawn."""
+    return {**RESULT_STYLE, "label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
 
 
 def _steps(name: str, values: Sequence[float]) -> tuple[list[Any], list[float]]:

@@ -13,8 +13,6 @@ from eigenloom.report.evidence import Evidence
 from eigenloom.report.tables import CHOSEN_BY, number
 
 Document = Mapping[str, Any]
-COLLAPSED = 2.0
-"""Effective number of clusters below which a fit has collapsed."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Finding:
 
 
 def find(evidence: Evidence) -> list[Finding]:
-    """State what the results of every source show, warnings last."""
+    """State what the results of every source show; what is missing comes last."""
     many = len(evidence.sources) > 1
     found = []
     for source in evidence.sources:
@@ -37,7 +35,7 @@ def find(evidence: Evidence) -> list[Finding]:
                 found.append(Finding(text, finding.tone, finding.paths))
     found += list(_seeds(evidence))
     found += [Finding(f"Missing: {name}.", "warning") for table in evidence.tables for name in table["missing"]]
-    return sorted(found, key=lambda finding: finding.tone == "warning")
+    return found
 
 
 def leading_codings(evidence: Evidence, source: str) -> dict[str, list[Document]]:
@@ -54,6 +52,11 @@ def leading_codings(evidence: Evidence, source: str) -> dict[str, list[Document]
 def chosen_row(rows: Sequence[Document]) -> Document:
     """Return the row with the highest Probe R on the training split, the first of equals."""
     return max(rows, key=lambda row: row[CHOSEN_BY])
+
+
+def cluster_use(reconstruction: Document) -> Document | None:
+    """Return the utilisation of a basis whose features are clusters, None of another or where it was not measured."""
+    return (reconstruction.get("utilisation") or {}).get("onehot")
 
 
 def compare(a: float, b: float) -> int:
@@ -74,8 +77,8 @@ def _best_probe(evidence: Evidence, source: str) -> Iterator[Finding]:
     best = chosen_row(rows)
     text = (
         f"The training split prefers the features of {method(best)}: on rows not trained on they remove"
-        f" {_percent(best.get('probe_r'))} of the label entropy (Probe R {number(best.get('probe_r'))}) and reach an mAP"
-        f" of {number(best.get('map'))}"
+        f" {_percent(best.get('probe_r'))} of the label entropy (Probe R {number(best.get('probe_r'))}) and reach an"
+        f" mAP of {number(best.get('map'))}"
     )
     constant = evidence.constant(best) or {}
     tail = f"; a constant score has {number(constant['map'])}." if constant.get("map") is not None else "."
@@ -90,7 +93,9 @@ def _floors(evidence: Evidence, source: str) -> Iterator[Finding]:
         if floor is None or row.get("probe_r") is None or floor.get("probe_r") is None:
             yield Finding(f"{method(row)} has no random floor, so its scores cannot be judged.", "warning", _paths(row))
             continue
-        signs = {compare(row[key], floor[key]) for key in ("probe_r", "map") if None not in (row.get(key), floor.get(key))}
+        signs = {
+            compare(row[key], floor[key]) for key in ("probe_r", "map") if None not in (row.get(key), floor.get(key))
+        }
         numbers = (
             f"Probe R {number(row['probe_r'])} against {number(floor['probe_r'])},"
             f" mAP {number(row.get('map'))} against {number(floor.get('map'))}"
@@ -99,12 +104,27 @@ def _floors(evidence: Evidence, source: str) -> Iterator[Finding]:
         if signs == {1}:
             yield Finding(f"{method(row)} beats {random}: {numbers}.", "good", _paths(row))
         elif 1 not in signs and -1 in signs:
-            tail = "What this basis adds to this task is not in its single features"
-            yield Finding(f"Random wins: {random} beat {method(row)}: {numbers}. {tail}.", "warning", _paths(row))
+            yield Finding(
+                f"Random wins: {random} beat {method(row)}: {numbers}. Taken one by one, its features know less than"
+                f" random ones{_other_codings(evidence, row)}.",
+                "warning",
+                _paths(row),
+            )
         elif signs == {0}:
             yield Finding(f"{method(row)} equals {random}: {numbers}.", "warning", _paths(row))
         else:
             yield Finding(f"{method(row)} and {random} each win one metric: {numbers}.", "warning", _paths(row))
+
+
+def _other_codings(evidence: Evidence, row: Document) -> str:
+    """Say how many of a basis's codings at this layer do beat their floor in Probe R."""
+    pairs = [
+        (other["probe_r"], (evidence.floor(other) or {}).get("probe_r"))
+        for other in evidence.results
+        if all(other[name] == row[name] for name in ("source", "layer", "basis")) and other.get("probe_r") is not None
+    ]
+    won = sum(floor is not None and compare(value, floor) > 0 for value, floor in pairs)
+    return f"; of its {len(pairs)} codings there, {won} beat their own floor" if len(pairs) > 1 else ""
 
 
 def _random_words(evidence: Evidence, row: Document) -> str:
@@ -161,8 +181,8 @@ def _reconstruction(evidence: Evidence, source: str) -> Iterator[Finding]:
         else:
             yield Finding(
                 f"What reconstructs best does not know most: {method(sharpest)} has the lowest NMSE"
-                f" ({number(sharpest['nmse'])}) and a Probe R of {number(sharpest.get('probe_r'))}; {method(wisest)}, which"
-                f" the training split prefers, has a Probe R of {number(wisest.get('probe_r'))} at an NMSE of"
+                f" ({number(sharpest['nmse'])}) and a Probe R of {number(sharpest.get('probe_r'))}; {method(wisest)},"
+                f" which the training split prefers, has a Probe R of {number(wisest.get('probe_r'))} at an NMSE of"
                 f" {number(wisest['nmse'])}.",
                 "plain",
                 _paths(sharpest, wisest),
@@ -171,16 +191,19 @@ def _reconstruction(evidence: Evidence, source: str) -> Iterator[Finding]:
 
 def _collapse(evidence: Evidence, source: str) -> Iterator[Finding]:
     """Fits whose clusters collapsed or died."""
+    dead = []
     for (s, layer, basis), document in sorted(evidence.reconstructions.items()):
-        utilisation = document.get("utilisation") or {}
-        effective, counts = utilisation.get("effective_number"), utilisation.get("counts")
-        if s != source or "onehot" not in document["codings"] or basis not in evidence.bases:
+        use = cluster_use(document)
+        if s != source or use is None or basis not in evidence.bases:
             continue
-        if effective is not None and effective < COLLAPSED:
-            text = f"{basis} at {layer} has collapsed: its effective number of clusters is {effective:.2f}."
+        total = use["total"]
+        if total["collapsed"]:
+            text = f"{basis} at {layer} has collapsed: its effective number of clusters is {total['effective']:.2f}."
             yield Finding(text, "warning")
-        elif counts and (dead := sum(count == 0 for count in counts)):
-            yield Finding(f"{basis} at {layer}: {dead} of {len(counts)} clusters meet no row of fit_val.", "warning")
+        elif total["dead"]:
+            dead.append(f"{total['dead']} of {basis} at {layer}")
+    if dead:
+        yield Finding(f"Clusters that meet no row of fit_val: {', '.join(dead)}.")
 
 
 def _convergence(evidence: Evidence, source: str) -> Iterator[Finding]:
@@ -190,14 +213,12 @@ def _convergence(evidence: Evidence, source: str) -> Iterator[Finding]:
     if stuck:
         total = sum(row["n_max_iter"] for row in stuck)
         words = f"{total:.0f} (feature, class) fits did not converge, in {', '.join(map(method, stuck))}."
-        yield Finding(words, "warning", _paths(*stuck))
+        yield Finding(words, "warning")
     rough = [row for row in rows if (row.get("n_approximate") or 0) > 0]
     if rough:
+        total = sum(row["n_approximate"] for row in rough)
         yield Finding(
-            f"{sum(row['n_approximate'] for row in rough):.0f} (feature, class) fits rest on histograms alone; the best"
-            " feature of every class is fitted to the rows themselves.",
-            "plain",
-            _paths(*rough),
+            f"{total:.0f} (feature, class) fits rest on histograms alone, in {len(rough)} of {len(rows)} results."
         )
 
 

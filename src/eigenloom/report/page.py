@@ -16,7 +16,16 @@ from eigenloom.report.figures import class_precision, histories, layer_curves, n
 from eigenloom.report.findings import compare, find
 from eigenloom.report.stylesheet import CSS
 from eigenloom.report.tables import (
-    CONSTANT_FLOOR, FLOOR, HEADLINE, KEY, METRICS, MISSING, RESULT, Metric, number, spread,
+    CONSTANT_FLOOR,
+    FLOOR,
+    HEADLINE,
+    KEY,
+    METRICS,
+    MISSING,
+    RESULT,
+    Metric,
+    number,
+    spread,
 )  # fmt: skip
 from eigenloom.report.template import PAGE
 
@@ -26,36 +35,39 @@ FIGURES = {
     "nmse_l0": (
         nmse_against_l0,
         "Reconstruction error against the number of active features",
-        "NMSE, the fraction of variance unexplained in the standardized space, on rows of fit_val that no basis was"
-        " fitted to, against the mean number of non-zero entries of a code as measured. Clusters have one active entry;"
-        " projections keep the K largest, their rightmost point keeps all. Control: random directions and random rows as"
-        " centres, as many (dashed, hollow); 1 is what predicting the training mean gives.",
+        "NMSE, the fraction of variance unexplained in the standardized space, on rows of fit_val that no"
+        " basis was fitted to, against the mean number of non-zero entries of a code as measured. Clusters"
+        " have one active entry; projections keep the K largest, their rightmost point keeps all. Control:"
+        " random directions and random rows as centres, as many (dashed, hollow); 1 is what predicting the"
+        " training mean gives.",
     ),
     "layers": (
         layer_curves,
         "Layers",
-        "Each basis under the coding that has its highest Probe R on the training split. Probe R and mAP of the best single"
-        " feature per class on probe_val, NMSE on fit_val. Control: the same number of random features, coded and probed"
-        " alike (dashed, hollow), and a constant score (grey).",
+        "Each basis under the coding that has its highest Probe R on the training split. Probe R and mAP of"
+        " the best single feature per class on probe_val, NMSE on fit_val. Control: the same number of random"
+        " features, coded and probed alike (dashed, hollow), and a constant score (grey).",
     ),
     "classes": (
         class_precision,
         "Average precision by class",
-        "For each class its best single feature, chosen by training loss, in the coding and layer that the training split"
-        " prefers; average precision on probe_val. Control: from the hollow dot, the best of as many random features, to the"
-        " filled one; the grey tick is the prevalence, which a constant score reaches. Up to 40 classes, best ones first.",
+        "For each class its best single feature, chosen by training loss, in the coding and layer that the"
+        " training split prefers; average precision on probe_val. Control: from the hollow dot, the best of as"
+        " many random features, to the filled one; the grey tick is the prevalence, which a constant score"
+        " reaches. Up to 40 classes, best ones first.",
     ),
     "utilisation": (
         utilisation,
         "Utilisation",
-        "Rows of fit_val per cluster, in falling order and in units of an even share; a line that ends early has clusters"
-        " without rows. Control: random training rows as centres (dashed).",
+        "Rows of fit_val per cluster, in falling order and in units of an even share; a line that ends early"
+        " has clusters without rows. Control: random training rows as centres (dashed).",
     ),
     "history": (
         histories,
         "Histories of the fits",
-        "What the fits recorded of themselves on fit_train: k-means by pass, variance left by principal components, training"
-        " of the networks. Line styles tell layers apart. No control: these show that fits ended, not that they are good.",
+        "What the fits recorded of themselves on fit_train: k-means by pass, variance left by principal"
+        " components, training of the networks. Line styles tell layers apart. No control: these show that"
+        " fits ended, not that they are good.",
     ),
 }
 """Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""
@@ -97,7 +109,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
     siblings = [table.with_name(f"{stem}.csv") for table in tables for stem in ("table", "manifest")]
     return environment.from_string(PAGE).render(
         name=name,
-        css=Markup(CSS),  # noqa: S704 (our own constant)
+        css=Markup(CSS),
         summary=summary(evidence),
         findings=[
             {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
@@ -107,7 +119,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
         grids=[_grid(evidence, source, link) for source in evidence.sources],
         figures=[
             # Markup: our own SVG, in which matplotlib escaped every name.
-            {"name": n, "title": title, "caption": caption, "svg": Markup(themed(figures[n], n))}  # noqa: S704
+            {"name": n, "title": title, "caption": caption, "svg": Markup(themed(figures[n], n))}
             for n, (_, title, caption) in FIGURES.items()
         ],
         facts=fact_tables(evidence),
@@ -134,7 +146,10 @@ def _grid(evidence: Evidence, source: str, link: Any) -> dict[str, Any]:
     methods = sorted({(row["basis"], row["coding"]) for row in rows})
     for basis, codings in groupby(methods, key=lambda pair: pair[0]):
         lines = [
-            {"coding": coding, "cells": [c for lay in layers for c in _cells(evidence, found.get((basis, coding, lay)), link)]}
+            {
+                "coding": coding,
+                "cells": [c for lay in layers for c in _cells(evidence, found.get((basis, coding, lay)), link)],
+            }
             for _, coding in codings
         ]
         position = evidence.bases.index(basis) % len(SERIES) if basis in evidence.bases else 0
@@ -154,8 +169,10 @@ def _cells(evidence: Evidence, row: Document | None, link: Any) -> Iterator[dict
     for metric in (metric for metric in METRICS if metric.key in HEADLINE):
         value, random = (row or {}).get(metric.key), (floor or {}).get(metric.key)
         sign = 1 if metric.higher_is_better else -1
-        beaten = None not in (value, random) and sign * compare(float(value or 0), float(random or 0)) <= 0
-        classes = ["start"] * (metric.key == HEADLINE[0]) + ["chosen"] * bool(row and row["chosen"]) + ["below"] * beaten
+        beaten = None not in (value, random) and sign * compare(float(value or 0), float(random or 0)) < 0
+        classes = (
+            ["start"] * (metric.key == HEADLINE[0]) + ["chosen"] * bool(row and row["chosen"]) + ["below"] * beaten
+        )
         yield {
             "value": spread(row or {}, metric.key),
             "floor": number(random),

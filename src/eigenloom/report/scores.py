@@ -105,7 +105,7 @@ def merge(
         "reconstruction_of": shared,
         "floors": floors,
         "counts": parameters.get("counts", {}),
-        "utilisation": {k: v for k, v in (reconstruction.get("utilisation") or {}).items() if _is_scalar(v)},
+        "utilisation": ((reconstruction.get("utilisation") or {}).get(shared) or {}).get("total", {}),
         "probe": {k: v for k, v in parameters.items() if _is_scalar(v) and not _is_metric(k)},
         "fit": {k: v for k, v in (basis["parameters"] if basis else {}).items() if _is_scalar(v)},
         "specs": {

@@ -22,7 +22,8 @@ CSS = (
     """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
+body{margin:0;background:var(--page);color:var(--ink);
+ font:16px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
 main{max-width:68rem;margin:0 auto;padding:2.5rem 1.5rem 4rem}
 header{margin-bottom:2rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem;letter-spacing:-.01em;text-wrap:balance}
@@ -30,14 +31,15 @@ h2{font-size:1.3rem;line-height:1.25;margin:3rem 0 .6rem}
 h3{font-size:1rem;margin:1.6rem 0 .4rem}
 p,li{max-width:46rem;text-wrap:pretty}
 .lead{color:var(--muted);margin:0}
-.note,figcaption,caption{color:var(--muted);font-size:.875rem;line-height:1.5}
+.note,figcaption{color:var(--muted);font-size:.875rem;line-height:1.5}
 a{color:var(--link);text-underline-offset:.15em}
 nav{font-size:.875rem;margin-top:.9rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
 code{font:.92em ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .findings{list-style:none;margin:0;padding:0}
 .findings li{padding:.5rem 0 .5rem 1.6rem;position:relative}
 .findings li+li{border-top:1px solid var(--grid)}
-.findings li::before{content:"";position:absolute;left:.25rem;top:1.05rem;width:.5rem;height:.5rem;border-radius:50%;background:var(--muted)}
+.findings li::before{content:"";position:absolute;left:.25rem;top:1.05rem;
+ width:.5rem;height:.5rem;border-radius:50%;background:var(--muted)}
 .findings .good::before{background:var(--good)}
 .findings .warning::before{background:var(--warn);border-radius:0;transform:rotate(45deg)}
 .findings small a{white-space:nowrap}
@@ -49,7 +51,7 @@ figure svg{display:block;width:100%;min-width:38rem;height:auto}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 figcaption{padding:.6rem 1rem 1rem;max-width:52rem}
 table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums;line-height:1.35}
-caption{text-align:left;caption-side:bottom;padding:.7rem .9rem .9rem}
+.card .note{padding:0 .9rem;max-width:52rem}
 th,td{padding:.42rem .7rem;text-align:right;vertical-align:top;white-space:nowrap}
 th{font-weight:600}
 th[scope=row],td.text,th.text{text-align:left}
@@ -67,7 +69,11 @@ td b{font-weight:600}
 tr.role-floor>*{color:var(--muted);font-style:italic;font-weight:400}
 .dot{display:inline-block;width:.6rem;height:.6rem;border-radius:50%;margin-right:.45rem}
 td.wide{white-space:normal;min-width:18rem;text-align:left}
-.method small{display:block;color:var(--muted);font-weight:400}
+.results tbody th{font-weight:400}
+.results .group th{font-weight:600;text-align:left;padding-top:.7rem}
+.results .group+tr>*{border-top:0}
+.results .group th{padding-bottom:.1rem}
+.group .dot{position:sticky;left:.7rem}
 details{margin:1rem 0}
 summary{cursor:pointer;font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.2rem;font-size:.9375rem;margin:.5rem 0}
@@ -78,7 +84,8 @@ dd{margin:0;max-width:44rem}
  h1{font-size:1.5rem}
  dl{grid-template-columns:1fr;gap:0}
  dd{margin-bottom:.6rem}
- .results th[scope=row]{position:sticky;left:0;background:var(--paper);max-width:8.5rem;white-space:normal;overflow-wrap:anywhere}
+ .results th[scope=row]{position:sticky;left:0;background:var(--paper);
+  max-width:8.5rem;white-space:normal;overflow-wrap:anywhere}
  th,td{padding:.4rem .5rem}
 }
 @media print{body{background:#fff}.scroll{overflow:visible}details>*{display:block}}

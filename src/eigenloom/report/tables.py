@@ -109,7 +109,9 @@ def tabulate(documents: Mapping[str, Document | None]) -> dict[str, Any]:
 def markdown(table: Document) -> str:
     """Render the table for people: the metrics of ``METRICS``, three decimals, missing results named below."""
     rows: Sequence[Row] = table["rows"]
-    lines = [f"| source | layer | basis | coding | {' | '.join(m.label for m in METRICS)} | {' | '.join(COUNTS.values())} |"]
+    lines = [
+        f"| source | layer | basis | coding | {' | '.join(m.label for m in METRICS)} | {' | '.join(COUNTS.values())} |"
+    ]
     lines.append("|---|---|---|---|" + "---:|" * (len(METRICS) + len(COUNTS)))
     for row in rows:
         words = [str(row[k]) for k in KEY]
@@ -227,9 +229,10 @@ def _mark_chosen(rows: Iterable[Row]) -> None:
     best: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         method = (row["source"], row["basis"], row["coding"])
-        if row["role"] == RESULT and row.get(CHOSEN_BY) is not None:
-            if method not in best or row[CHOSEN_BY] > best[method][CHOSEN_BY]:
-                best[method] = row
+        if row["role"] != RESULT or row.get(CHOSEN_BY) is None:
+            continue
+        if method not in best or row[CHOSEN_BY] > best[method][CHOSEN_BY]:
+            best[method] = row
     for row in best.values():
         row["chosen"] = True
 

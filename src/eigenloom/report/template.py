@@ -23,8 +23,8 @@ PAGE = """<!doctype html>
 
 <section id="findings">
 <h2>Findings</h2>
-<p class="note">Computed from the results below; numbers that print alike are called equal. Codings and layers are chosen
-on the training split, and judged on the validation split.</p>
+<p class="note">Computed from the results below; numbers that print alike are called equal. Codings and layers are
+chosen on the training split, and judged on the validation split.</p>
 <ul class="findings">
 {%- for finding in findings %}
 <li class="{{ finding.tone }}">{{ finding.text }}
@@ -41,26 +41,25 @@ on the training split, and judged on the validation split.</p>
 <h2>Results</h2>
 {%- for grid in grids %}
 <h3>{{ grid.source }}</h3>
-<div class="card scroll" tabindex="0" role="region" aria-label="Results of {{ grid.source }}">
+<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Results of {{ grid.source }}">
 <table class="results">
-<caption>Under each number, in grey, what random features of the same number reach under the same coding and probe.
-<span class="below"><b>Orange</b></span>: no better than that. Tinted: the layer with the highest Probe R on the training
-split. NMSE is measured on <code>fit_val</code>, Probe R and mAP on <code>probe_val</code>; NMSE is better when low, the
-others when high. Each number leads to its <code>metrics.json</code>.</caption>
 <thead>
 <tr><th class="text" rowspan="2" scope="col">Basis and coding</th>
-{%- for layer in grid.layers %}<th class="start" colspan="{{ headline|length }}" scope="colgroup">{{ layer }}</th>{% endfor %}</tr>
+{%- for layer in grid.layers %}
+<th class="start text" colspan="{{ headline|length }}" scope="colgroup">{{ layer }}</th>{% endfor %}</tr>
 <tr>{% for layer in grid.layers %}{% for metric in headline -%}
 <th{% if loop.first %} class="start"{% endif %} scope="col" title="{{ metric.meaning }}">{{ metric.label }}</th>
 {%- endfor %}{% endfor %}</tr>
 </thead>
 {%- for group in grid.groups %}
 <tbody>
+<tr class="group"><th scope="rowgroup" colspan="{{ 1 + grid.layers|length * headline|length }}">
+<span class="dot" style="background:var(--s{{ group.colour }})"></span>{{ group.basis }}</th></tr>
 {%- for line in group.lines %}
-<tr><th scope="row" class="method"><span class="dot" style="background:var(--s{{ group.colour }})"></span>{{ group.basis }}
-<small>{{ line.coding }}</small></th>
+<tr><th scope="row">{{ line.coding }}</th>
 {%- for cell in line.cells %}
-<td class="{{ cell.classes }}">{% if cell.href %}<a href="{{ cell.href }}" title="{{ cell.title }}"><b>{{ cell.value or "–" }}</b>
+<td class="{{ cell.classes }}">
+{%- if cell.href %}<a href="{{ cell.href }}" title="{{ cell.title }}"><b>{{ cell.value or "–" }}</b>
 {%- if cell.floor %}<span class="floor">{{ cell.floor }}</span>{% endif %}</a>{% else %}missing{% endif %}</td>
 {%- endfor %}</tr>
 {%- endfor %}
@@ -72,14 +71,21 @@ others when high. Each number leads to its <code>metrics.json</code>.</caption>
 {%- endif %}
 </table>
 </div>
+<p class="note">Under each number, in grey, what random features of the same number reach under the same coding and probe.
+<span class="below"><b>Orange</b></span>: worse than that. Tinted: the layer with the highest Probe R on the training
+split. NMSE is measured on <code>fit_val</code>, Probe R and mAP on <code>probe_val</code>; NMSE is better when low, the
+others when high. Each number leads to its <code>metrics.json</code>.</p>
+</div>
 {%- endfor %}
 </section>
 
 <section id="figures">
 <h2>Figures</h2>
 {%- for figure in figures %}
-<figure id="{{ figure.name }}"><div class="scroll" tabindex="0" role="region" aria-label="{{ figure.title }}">{{ figure.svg }}</div>
-<figcaption><b>{{ figure.title }}.</b> {{ figure.caption }} <a href="{{ figure.name }}.svg">SVG</a></figcaption></figure>
+<figure id="{{ figure.name }}">
+<div class="scroll" tabindex="0" role="region" aria-label="{{ figure.title }}">{{ figure.svg }}</div>
+<figcaption><b>{{ figure.title }}.</b> {{ figure.caption }}
+<a href="{{ figure.name }}.svg">SVG</a></figcaption></figure>
 {%- endfor %}
 </section>
 
@@ -94,26 +100,28 @@ others when high. Each number leads to its <code>metrics.json</code>.</caption>
 </tbody></table></div>
 {%- endfor %}
 <p class="note">Every parameter, resolved choice, seed and digest:
-{%- for href in manifests %} <a href="{{ href }}">{{ href }}</a>{% endfor %}. Wall times, devices and library versions are in
-the <code>run.json</code> beside each artifact, since nothing here may depend on them.</p>
+{%- for href in manifests %} <a href="{{ href }}">{{ href }}</a>{% endfor %}. Wall times, devices and library versions
+are in the <code>run.json</code> beside each artifact, since nothing here may depend on them.</p>
 </section>
 
 <section id="reading">
 <h2>How to read the numbers</h2>
 <dl>
 {%- for metric in metrics %}<dt>{{ metric.label }}</dt><dd>{{ metric.meaning }}{{ metric.direction }}</dd>{% endfor %}
-<dt>random floor</dt><dd>the same number of random features, made and probed alike: directions drawn at random for projections,
-training rows drawn at random as centres for clusters. Choosing the best of many features flatters random ones, too.</dd>
+<dt>random floor</dt><dd>the same number of random features, made and probed alike: directions drawn at random for
+projections, training rows drawn at random as centres for clusters. Choosing the best of many features flatters random
+ones, too</dd>
 <dt>constant score</dt><dd>a feature that says the same of every row</dd>
 </dl>
 <details><summary>Published numbers, for orientation</summary>
 <div class="card scroll" tabindex="0" role="region" aria-label="Published numbers"><table>
-<caption>Published by others (arXiv 2511.17735), on other data: DINOv3 ViT-L/16, NMSE on ImageNet-1K, the rest on ADE20K. Nothing
-here was measured by this run, and the published code differs from ours in its space, its classes and its codes.</caption>
 <thead><tr><th class="text" scope="col">published method</th>
 {%- for label in published.columns %}<th scope="col">{{ label }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in published.rows %}<tr><th scope="row">{{ row[0] }}</th>
-{%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div></details>
+{%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+<p class="note">Published by others (arXiv 2511.17735) on other data: DINOv3 ViT-L/16, NMSE on ImageNet-1K, the rest on
+ADE20K. Nothing here was measured by this run, and the published code differs from ours in its space, its classes and
+its codes.</p></details>
 </section>
 
 <section id="all">
@@ -126,8 +134,10 @@ here was measured by this run, and the published code differs from ours in its s
 <thead><tr>{% for label in full.words %}<th class="text" scope="col">{{ label }}</th>{% endfor %}
 {%- for label in full.labels %}<th scope="col">{{ label }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in full.rows %}
-<tr{% if row.is_floor %} class="role-floor"{% endif %}>{% for word in row.words %}<td class="text">{{ word }}</td>{% endfor %}
-{%- for cell in row.cells %}<td>{% if row.href %}<a href="{{ row.href }}">{{ cell }}</a>{% else %}{{ cell }}{% endif %}</td>{% endfor %}</tr>
+<tr{% if row.is_floor %} class="role-floor"{% endif %}>
+{%- for word in row.words %}<td class="text">{{ word }}</td>{% endfor %}
+{%- for cell in row.cells %}
+<td>{% if row.href %}<a href="{{ row.href }}">{{ cell }}</a>{% else %}{{ cell }}{% endif %}</td>{% endfor %}</tr>
 {%- endfor %}</tbody></table></div></details>
 <p class="note">In full, for programs:
 {%- for href in downloads %} <a href="{{ href }}">{{ href }}</a>{% endfor %}.</p>
