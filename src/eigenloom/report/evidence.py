@@ -7,13 +7,14 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from eigenloom.errors import StoreError
 from eigenloom.provenance import text_digest
 from eigenloom.report.scores import read_edge, read_reconstruction
-from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, read_metrics
+from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
 from eigenloom.store.artifact import read_artifact
 from eigenloom.store.atomic import explained, read_json
 
@@ -51,10 +52,10 @@ class Evidence:
     fits: Mapping[Place, Fit] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def rows(self) -> list[Document]:
-        """Rows of all tables."""
-        return [row for table in self.tables for row in table["rows"]]
+        """Rows of all tables; where classes were weighted, the balanced metrics stand for the plain ones."""
+        return [filled(row) for table in self.tables for row in table["rows"]]
 
     @property
     def results(self) -> list[Document]:
@@ -160,7 +161,7 @@ def _model(path: Path) -> Model:
 
 def _value(key: str, cell: str) -> Any:
     """Read a cell: names stay text whatever they look like."""
-    if key == "name":
+    if key in ("class", "skipped"):
         return cell
     try:
         return float(cell) if cell else None

@@ -31,7 +31,15 @@ def fact_tables(evidence: Evidence) -> list[dict[str, Any]]:
     tables = [
         {
             "title": "Sources",
-            "columns": ["source", "layers", "rows of fit_val", "classes evaluated", "seed", "network"],
+            "columns": [
+                "source",
+                "layers",
+                "rows: fit_val",
+                "probe_train / probe_val",
+                "classes probed",
+                "seed",
+                "network",
+            ],
             "rows": [_source(evidence, source) for source in evidence.sources],
         },
         {
@@ -61,16 +69,15 @@ def _source(evidence: Evidence, source: str) -> list[str]:
     """Describe one source."""
     n_rows = {d["n_rows"] for place, d in evidence.reconstructions.items() if place[0] == source and "n_rows" in d}
     documents = [d for d in evidence.metrics.values() if d["source"] == source]
-    classes = {
-        f"{d['counts']['evaluated']}" + (f" ({d['counts']['skipped']} skipped)" if d["counts"].get("skipped") else "")
-        for d in documents
-        if "evaluated" in d.get("counts", {})
-    }
+    counts = [d["counts"] for d in documents]
+    classes = sorted({f"{c['n_evaluated']} of {c['n_classes']}" for c in counts})
+    n_probed = sorted({f"{c['n_rows_train']:,} / {c['n_rows_val']:,}" for c in counts})
     return [
         source,
         ", ".join(evidence.layers(source)),
         _joined(f"{n:,}" for n in sorted(n_rows)),
-        _joined(sorted(classes)),
+        _joined(n_probed),
+        _joined(classes),
         _joined(sorted({str(d["seed"]) for d in documents})),
         model_sentence(evidence.models.get(source)),
     ]

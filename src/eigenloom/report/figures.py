@@ -180,7 +180,7 @@ def _class_panel(ax: Any, evidence: Evidence, pairs: Sequence[tuple[Document, li
             ax.plot([prevalence] * 2, [place - 0.42, place + 0.42], color=MUTED, linewidth=1.6, label=tick)
         ax.axhline(place + 0.5, color=GRID, linewidth=0.6)
     ax.set(xlim=(0, 1.02), ylim=(len(shown) - 0.5, -0.5), xlabel="average precision on probe_val")
-    ax.set_yticks(range(len(shown)), [_short(str(row.get("name") or row["id"])) for row in shown])
+    ax.set_yticks(range(len(shown)), [_short(str(row["class"])) for row in shown])
     ax.grid(axis="y", visible=False)
 
 
@@ -205,7 +205,7 @@ def _by_layer(
 def _curve(document: Document | None) -> list[tuple[float, float]]:
     """List (L0, NMSE) of every coding of a reconstruction, by L0."""
     entries = (document or {}).get("codings", {}).values()
-    return sorted((e["l0"], e["nmse"]) for e in entries if e.get("l0") and e.get("nmse") is not None)
+    return sorted((e["l0"], e["nmse"]) for e in entries if e["l0"] > 0)
 
 
 def _sizes(document: Document) -> list[tuple[float, int]]:

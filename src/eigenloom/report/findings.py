@@ -56,7 +56,7 @@ def chosen_row(rows: Sequence[Document]) -> Document:
 
 def cluster_use(reconstruction: Document) -> Document | None:
     """Return the utilisation of a basis whose features are clusters, None of another or where it was not measured."""
-    return (reconstruction.get("utilisation") or {}).get("onehot")
+    return reconstruction["utilisation"].get("onehot")
 
 
 def compare(a: float, b: float) -> int:
@@ -129,9 +129,9 @@ def _other_codings(evidence: Evidence, row: Document) -> str:
 
 def _random_words(evidence: Evidence, row: Document) -> str:
     """Say what the random features of a row's floor are."""
-    documents = [d for p, d in evidence.metrics.items() if p == row["path"]]
-    projections = any(document["reconstruction_of"] != "onehot" for document in documents)
-    return "random directions of the same number" if projections else "random training rows as centres"
+    document = evidence.metrics.get(str(row["path"]), {})
+    clusters = document.get("geometry") == "distance"
+    return "random training rows as centres" if clusters else "random directions of the same number"
 
 
 def _layers(evidence: Evidence, source: str) -> Iterator[Finding]:
@@ -209,14 +209,14 @@ def _collapse(evidence: Evidence, source: str) -> Iterator[Finding]:
 def _convergence(evidence: Evidence, source: str) -> Iterator[Finding]:
     """Probes whose numbers are less than exact."""
     rows = [row for row in evidence.results if row["source"] == source]
-    stuck = [row for row in rows if (row.get("n_max_iter") or 0) > 0]
+    stuck = [row for row in rows if (row.get("n_pairs_max_iter") or 0) > 0]
     if stuck:
-        total = sum(row["n_max_iter"] for row in stuck)
+        total = sum(row["n_pairs_max_iter"] for row in stuck)
         words = f"{total:.0f} (feature, class) fits did not converge, in {', '.join(map(method, stuck))}."
         yield Finding(words, "warning")
-    rough = [row for row in rows if (row.get("n_approximate") or 0) > 0]
+    rough = [row for row in rows if (row.get("n_pairs_approximate") or 0) > 0]
     if rough:
-        total = sum(row["n_approximate"] for row in rough)
+        total = sum(row["n_pairs_approximate"] for row in rough)
         yield Finding(
             f"{total:.0f} (feature, class) fits rest on histograms alone, in {len(rough)} of {len(rows)} results."
         )

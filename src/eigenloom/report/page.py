@@ -24,6 +24,7 @@ from eigenloom.report.tables import (
     MISSING,
     RESULT,
     Metric,
+    label,
     number,
     spread,
 )  # fmt: skip
@@ -115,7 +116,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
             {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
             for f in find(evidence)
         ],
-        headline=[metric for metric in METRICS if metric.key in HEADLINE],
+        headline=[{"label": label(m, evidence.rows), "meaning": m.meaning} for m in METRICS if m.key in HEADLINE],
         grids=[_grid(evidence, source, link) for source in evidence.sources],
         figures=[
             # Markup: our own SVG, in which matplotlib escaped every name.
@@ -193,4 +194,4 @@ def _full(evidence: Evidence, link: Any) -> dict[str, Any]:
         }
         for row in evidence.rows
     ]
-    return {"words": KEY, "labels": [metric.label for metric in METRICS], "rows": rows}
+    return {"words": KEY, "labels": [label(metric, evidence.rows) for metric in METRICS], "rows": rows}

@@ -15,13 +15,13 @@ from eigenloom.store.atomic import read_json
 
 FORMAT = "eigenloom.metrics"
 VERSION = 1
-COVERED_ABOVE = 0.3
 RECONSTRUCTION = ("nmse", "nmse_raw", "nmse_raw_own_mean")
-METRIC_STEMS = ("probe_r", "map", "coverage_", "purity_", "mean_ce", "oracle_", "ceiling")
-"""Beginnings of the probe's metrics; suffixes (``_train``, ``_all``, ``_balanced``) make variants of them."""
+FLOOR_PREFIX = "floor_"
+"""Of the probe's own scalars: what a constant score reaches."""
 PER_CLASS = (
-    "id", "name", "n_train", "n_val", "prevalence_train", "prevalence_val", "best_feature", "b", "w", "train_ce",
-    "val_ce", "entropy", "margin", "ap", "ap_floor", "ap_random", "purity_16", "rows_found", "covered", "mean_ce",
+    "id", "class", "skipped", "n_train", "n_val", "prevalence_train", "prevalence_val", "best_feature", "b", "w",
+    "train_ce", "val_ce", "h_train", "h_val", "margin", "ap", "ap_floor", "ap_random", "covered", "purity",
+    "rows_found", "mean_ce",
 )  # fmt: skip
 
 Document = Mapping[str, Any]
@@ -48,7 +48,7 @@ def read_edge(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         StoreError: it is missing or something else.
     """
     document = read_json(path)
-    if not isinstance(document, dict) or not {"kind", "parameters", "spec", "inputs"} <= document.keys():
+    if not isinstance(document, dict) or not document.keys() >= {"kind", "parameters", "spec", "inputs"}:
         raise StoreError(f"{path}: is not the meta.json of an artifact; delete it and run its rule again")
     if kind is not None and document["kind"] != kind:
         raise StoreError(f"{path}: is a {document['kind']!r}, where a {kind!r} is needed")
@@ -89,73 +89,61 @@ def merge(
         found = part.get("layer") or (part.get("spec") or {}).get("layer") or layer
         if found != layer:
             raise MismatchError(f"the {name} is of {found}, the score of {layer}; run its rule again")
-    parameters = probe["parameters"]
     metrics, shared = _metrics(coding, reconstruction, probe)
-    floors = {"constant_score": constant_score(parameters.get("per_class") or {})}
+    floors = {"constant_score": constant_score(probe)}
     if floor_reconstruction is not None and floor_probe is not None:
         floors["random"] = _metrics(coding, floor_reconstruction, floor_probe)[0]
+    fit, parameters = basis or {}, probe["parameters"]
     document = {
         "format": FORMAT,
         "version": VERSION,
         **{key: spec[key] for key in ("source", "layer", "basis", "coding")},
-        "kind": reconstruction.get("kind"),
+        **{key: reconstruction.get("basis", {}).get(key) for key in ("kind", "geometry", "k")},
         "is_floor": "random" not in floors,
-        "seed": _first(spec, (basis or {}).get("spec"), probe.get("spec"), reconstruction.get("spec"), key="seed"),
+        "seed": _first(spec, fit.get("spec"), probe.get("spec"), key="seed"),
         "metrics": metrics,
         "reconstruction_of": shared,
         "floors": floors,
-        "counts": parameters.get("counts", {}),
-        "utilisation": ((reconstruction.get("utilisation") or {}).get(shared) or {}).get("total", {}),
-        "probe": {k: v for k, v in parameters.items() if _is_scalar(v) and not _is_metric(k)},
-        "fit": {k: v for k, v in (basis["parameters"] if basis else {}).items() if _is_scalar(v)},
-        "specs": {
-            "fit": basis["spec"] if basis else None,
-            "reconstruction": reconstruction.get("spec"),
-            "probe": probe.get("spec"),
-        },
-        "digests": {**reconstruction.get("inputs", {}), **probe.get("inputs", {})},
+        "counts": parameters["counts"],
+        "utilisation": (reconstruction["utilisation"].get(shared) or {}).get("total", {}),
+        "probe": {k: v for k, v in parameters.items() if _is_scalar(v)},
+        "fit": {k: v for k, v in fit.get("parameters", {}).items() if _is_scalar(v)},
+        "specs": {"fit": fit.get("spec"), "reconstruction": reconstruction["spec"], "probe": probe["spec"]},
+        "digests": {**reconstruction["inputs"], **probe["inputs"]},
         "spec": dict(spec),
         "inputs": dict(sorted(inputs.items())),
     }
     return finite(document)
 
 
-def constant_score(per_class: Mapping[str, Sequence[Any]]) -> dict[str, float | None]:
-    """Score a feature that says the same of every row, from the prevalences of the evaluated classes.
+def constant_score(probe: Document) -> dict[str, float | None]:
+    """Score a feature that says the same of every row.
 
     Its average precision is the prevalence, its cross-entropy the baseline, so Probe R is 0; its sixteen best rows
     are a sample of all rows, so purity is the largest prevalence; it reconstructs the mean, so NMSE is 1.
     """
-    shares = [q for q in per_class.get("prevalence_val", []) if _is_number(q) and q > 0]
-    baselines = [h for h in per_class.get("entropy", []) if _is_number(h)]
-    return {
-        "nmse": 1.0,
-        "l0": 0.0,
-        "probe_r": 0.0 if shares else None,
-        "probe_r_train": 0.0 if shares else None,
-        "map": _mean(shares),
-        "coverage_03": _mean([float(q > COVERED_ABOVE) for q in shares]),
-        "purity_16": max(shares, default=None),
-        "mean_ce": _mean(baselines),
-    }
+    metrics, classes = probe["parameters"]["metrics"], probe["parameters"]["classes"]
+    own = {k.removeprefix(FLOOR_PREFIX): v for k, v in metrics.items() if k.startswith(FLOOR_PREFIX)}
+    shares = [q for q in classes["prevalence_val"] if q is not None]
+    return {"nmse": 1.0, "l0": 0.0, "probe_r_train": 0.0, "purity_16": max(shares, default=None), **own}
 
 
 def class_rows(probe: Document, floor_probe: Document | None = None) -> list[dict[str, Any]]:
     """List the classes, one dict each, with the random floor's average precision as ``ap_random``.
 
     Raises:
-        StoreError: the probe's columns differ in length.
+        StoreError: the columns of a probe, or of it and its floor, differ in length.
     """
-    columns = dict(probe["parameters"].get("per_class") or {})
-    if floor_probe is not None and "ap" in columns:
-        columns["ap_random"] = floor_probe["parameters"].get("per_class", {}).get("ap", [None] * len(columns["ap"]))
-    return _transposed(columns, "per_class")
+    columns = dict(probe["parameters"]["classes"])
+    columns["id"] = list(range(len(columns["class"])))
+    if floor_probe is not None:
+        columns["ap_random"] = floor_probe["parameters"]["classes"]["ap"]
+    return _transposed(columns, "classes")
 
 
 def feature_rows(probe: Document) -> list[dict[str, Any]]:
-    """List the probe's ``top_features``: given as records, or as columns of equal length."""
-    top = probe["parameters"].get("top_features") or []
-    return _transposed(top, "top_features") if isinstance(top, Mapping) else [dict(row) for row in top]
+    """List the features of highest average precision of each class; none where they were not asked for."""
+    return _transposed(probe["parameters"].get("top_features") or {}, "top_features")
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], order: Iterable[str] = ()) -> str:
@@ -185,12 +173,10 @@ def _metrics(coding: str, reconstruction: Document, probe: Document) -> tuple[di
     shared = coding if coding in codings else "onehot"
     if shared not in codings:
         raise StoreError(f"the reconstruction knows {sorted(codings)}, not {coding!r}; run `evaluate` again")
-    parameters = probe["parameters"]
-    entry = codings[shared]
-    own = entry if shared == coding else {}
-    l0 = {name: parameters[name] if name in parameters else own.get(name) for name in ("l0", "nominal_l0")}
-    scores = {key: value for key, value in parameters.items() if _is_metric(key) and _is_scalar(value)}
-    return {**{name: entry.get(name) for name in RECONSTRUCTION}, **l0, **scores}, shared
+    entry, found = codings[shared], probe["parameters"]["metrics"]
+    scores = {key: value for key, value in found.items() if not key.startswith(FLOOR_PREFIX)}
+    l0 = entry["l0"] if shared == coding else found["l0_val"]
+    return {**{name: entry[name] for name in RECONSTRUCTION}, "l0": l0, **scores}, shared
 
 
 def _transposed(columns: Mapping[str, Sequence[Any]], what: str) -> list[dict[str, Any]]:
@@ -202,29 +188,14 @@ def _transposed(columns: Mapping[str, Sequence[Any]], what: str) -> list[dict[st
     return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _is_metric(key: str) -> bool:
-    """Tell a probe's metrics from its settings."""
-    return key in ("l0", "nominal_l0") or key.startswith(METRIC_STEMS)
-
-
 def _is_scalar(value: Any) -> bool:
     """Say whether a JSON value is neither list nor mapping."""
     return value is None or isinstance(value, str | bool | int | float)
 
 
-def _is_number(value: Any) -> bool:
-    """Say whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _first(*documents: Document | None, key: str) -> Any:
     """Return the first document's value of a key that has one."""
     return next((document[key] for document in documents if document and key in document), None)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """Return the mean, None of nothing."""
-    return math.fsum(values) / len(values) if values else None
 
 
 def _cell(value: Any) -> Any:

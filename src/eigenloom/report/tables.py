@@ -4,6 +4,7 @@ A row is a (source, layer, basis, coding). Several seeds of one row give mean an
 and coding is the one with the highest Probe R on ``probe_train``; no number of ``probe_val`` ever chooses.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +44,7 @@ METRICS = (
     Metric("purity_16", "Purity@16", "share of the commonest label among a feature's 16 highest patches", True),
     Metric("coverage_03", "Cov@0.3", "share of classes with an average precision above 0.3", True),
 )
-COUNTS = {"n_max_iter": "not converged", "n_approximate": "approximate"}
+COUNTS = {"n_pairs_max_iter": "not converged", "n_pairs_approximate": "approximate"}
 """(feature, class) fits that stopped short, and those that rest on a histogram alone."""
 HEADLINE = ("nmse", "probe_r", "map")
 
@@ -94,7 +95,7 @@ def tabulate(documents: Mapping[str, Document | None]) -> dict[str, Any]:
     columns = [name for name in (*_LEADING, *extra, *_TRAILING) if any(name in row for row in rows)]
     absent = [
         f"{'/'.join(str(row[k]) for k in KEY)}: {metric.key}"
-        for row, metric in product(rows, METRICS)
+        for row, metric in product(map(filled, rows), METRICS)
         if row["role"] == RESULT and row.get(metric.key) is None
     ]
     manifest = [_manifest_line(path, document) for key in sorted(runs) for path, document in runs[key]]
@@ -106,11 +107,23 @@ def tabulate(documents: Mapping[str, Document | None]) -> dict[str, Any]:
     }
 
 
+def filled(row: Document) -> Row:
+    """Return a row whose empty metrics take their class-balanced variants, where the probe weighted its classes."""
+    balanced = {m.key: row.get(f"{m.key}_balanced") for m in METRICS if row.get(m.key) is None}
+    return {**row, **{key: value for key, value in balanced.items() if value is not None}}
+
+
+def label(metric: Metric, rows: Iterable[Document]) -> str:
+    """Return the heading of a metric, which says so where the rows hold its class-balanced variant."""
+    balanced = any(row.get(f"{metric.key}_balanced") is not None for row in rows)
+    return f"{metric.label} (balanced)" if balanced else metric.label
+
+
 def markdown(table: Document) -> str:
     """Render the table for people: the metrics of ``METRICS``, three decimals, missing results named below."""
-    rows: Sequence[Row] = table["rows"]
+    rows = [filled(row) for row in table["rows"]]
     lines = [
-        f"| source | layer | basis | coding | {' | '.join(m.label for m in METRICS)} | {' | '.join(COUNTS.values())} |"
+        f"| source | layer | basis | coding | {' | '.join(label(m, rows) for m in METRICS)} | {' | '.join(COUNTS.values())} |"
     ]
     lines.append("|---|---|---|---|" + "---:|" * (len(METRICS) + len(COUNTS)))
     for row in rows:
@@ -154,6 +167,9 @@ def spread(row: Document, name: str, digits: int = 3) -> str:
     return f"{text} ({number(low, digits)} to {number(high, digits)})" if low is not None and high is not None else text
 
 
+MADE_WITH = (
+    "kind", "geometry", "k", "is_floor", "seed", "reconstruction_of", "fit", "probe", "specs", "spec", "digests", "inputs",
+)  # fmt: skip
 _LEADING = (*KEY, "role", "chosen", *(metric.key for metric in METRICS))
 _TRAILING = ("n_seeds", "seeds", "path")
 
@@ -207,9 +223,8 @@ def _constant_row(key: Key, runs: Sequence[tuple[str, Document]]) -> list[Row]:
 
 def _scalars(document: Document) -> Row:
     """Flatten the numbers of one run: metrics, counts, utilisation."""
-    counts = {f"n_{name}": count for name, count in document.get("counts", {}).items()}
-    utilisation = {f"utilisation_{k}": v for k, v in document.get("utilisation", {}).items()}
-    return {**document["metrics"], **counts, **utilisation}
+    utilisation = {f"utilisation_{name}": value for name, value in document["utilisation"].items()}
+    return {**document["metrics"], **document["counts"], **utilisation}
 
 
 def _averaged(runs: Sequence[Document]) -> Row:
@@ -226,21 +241,33 @@ def _averaged(runs: Sequence[Document]) -> Row:
 
 def _mark_chosen(rows: Iterable[Row]) -> None:
     """Mark, per source, basis and coding, the layer with the highest Probe R on the training split."""
-    best: dict[tuple[str, str, str], Row] = {}
+    best: dict[tuple[str, str, str], tuple[Row, float]] = {}
     for row in rows:
         method = (row["source"], row["basis"], row["coding"])
-        if row["role"] != RESULT or row.get(CHOSEN_BY) is None:
-            continue
-        if method not in best or row[CHOSEN_BY] > best[method][CHOSEN_BY]:
-            best[method] = row
-    for row in best.values():
+        score = filled(row).get(CHOSEN_BY)
+        if row["role"] == RESULT and score is not None and score > best.get(method, ({}, -math.inf))[1]:
+            best[method] = (row, score)
+    for row, _ in best.values():
         row["chosen"] = True
 
 
 def _manifest_line(path: str, document: Document) -> Row:
     """Flatten everything that a run was made with: its words, seeds, specifications, digests; no results."""
     line: Row = {"path": path, **dict(zip(KEY, _key(document), strict=True))}
-    for name in ("kind", "is_floor", "seed", "reconstruction_of", "fit", "probe", "specs", "spec", "digests", "inputs"):
+    for name in (
+        "kind",
+        "geometry",
+        "k",
+        "is_floor",
+        "seed",
+        "reconstruction_of",
+        "fit",
+        "probe",
+        "specs",
+        "spec",
+        "digests",
+        "inputs",
+    ):
         _flatten(name, document.get(name), line)
     return line
 
