@@ -107,7 +107,11 @@ def fit_probe(
 
 
 _Parts = tuple[
-    PairTable, Precisions, NDArray[np.float64], tuple[float, float], tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    PairTable,
+    Precisions,
+    NDArray[np.float64],
+    tuple[float, float],
+    tuple[NDArray[np.float64], NDArray[np.float64]] | None,
 ]
 
 

@@ -147,7 +147,9 @@ def fit_onehot(problem: Problem, train_counts: NDArray[np.int64], val_counts: ND
         table.steps[cells] = solution.steps.cpu().numpy().reshape(shape)
         table.status[cells] = np.where(solution.converged.cpu().numpy().reshape(shape), CONVERGED, MAX_ITER)
         seen = _tables_of(problem, problem.val, val_counts[cells], val_counts[block].sum(1))
-        table.val_loss[cells] = seen.loss(torch.arange(z0.size, device=solution.x.device), solution.x).cpu().reshape(shape)
+        table.val_loss[cells] = (
+            seen.loss(torch.arange(z0.size, device=solution.x.device), solution.x).cpu().reshape(shape)
+        )
     table.mark_dead(problem, dead)
     return table
 
@@ -167,7 +169,10 @@ def ceiling_losses(
         total, val_total = problem.train.class_counts[c], problem.val.class_counts[c]
         usable = np.flatnonzero((n1 > 0) & (n1 < n))
         inside, outside = usable[n1[usable] <= total], usable[n1[usable] >= total]
-        nearest = [*inside[np.argsort(-n1[inside], kind="stable")[:1]], *outside[np.argsort(n1[outside], kind="stable")[:1]]]
+        nearest = [
+            *inside[np.argsort(-n1[inside], kind="stable")[:1]],
+            *outside[np.argsort(n1[outside], kind="stable")[:1]],
+        ]
         for j in nearest:
             sizes = (np.array([n1[j]]), np.array([val_counts[j].sum()]))
             tables = [
