@@ -53,6 +53,15 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(number)
 
 
+def first_nonfinite(batch: Tensor) -> tuple[int, int, int] | None:
+    """Return row and feature of the first NaN or infinity in ``[b, d]`` and how many there are; None without one."""
+    finite = torch.isfinite(batch)
+    if finite.all():
+        return None
+    places = (~finite).nonzero()
+    return int(places[0, 0]), int(places[0, 1]), len(places)
+
+
 def resolve_device(name: str) -> torch.device:
     """Turn ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``auto`` into a device that exists.
 
