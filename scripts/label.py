@@ -1,13 +1,13 @@
 """Give every patch of a split a label, by majority over its pixels' labels."""
 
 import numpy as np
-from eigenloom.store.writer import write_labels
 
 from eigenloom.errors import DataError
 from eigenloom.sources.images import open_images
 from eigenloom.sources.patch_labels import patch_labels
 from eigenloom.sources.preprocess import Preprocess
 from eigenloom.store.atomic import write_json
+from eigenloom.store.writer import write_labels
 from job import Job, run
 
 
@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     images = open_images(job["images"])
     if not images.has_masks:
         raise DataError(f"{job['images']}: these images have no masks; patch labels need scenes or segmentation_folder")
-    preprocess = Preprocess(job.spec["patch"], **job.spec["preprocess"])
+    preprocess = Preprocess(job.spec["patch"], **job.spec.get("preprocess", {}))
     rule = job.spec["rule"]
     rows = [
         patch_labels(preprocess.mask(images.mask(i)), preprocess.patch, images.void, rule) for i in range(len(images))
