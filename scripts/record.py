@@ -21,21 +21,21 @@ def main(job: Job) -> None:
     if model_edge["architecture"] not in OPEN:
         raise StoreError(f"{job['model']}: architecture {model_edge['architecture']!r} is unknown; known: {list(OPEN)}")
     model = OPEN[model_edge["architecture"]](job["model"], model_edge)
-    layers, dtype, preprocess = spec["layers"], spec["forward_dtype"], model.preprocess
+    layers, dtype = spec["layers"], spec["forward_dtype"]
     recorder = BlockRecorder(model, layers, resolve_device(job.device), dtype)
-    _, _, n_tokens, d_model = next(extract(recorder, images, preprocess, range(1), 1)).shape  # as measured on one
+    _, _, n_tokens, d_model = recorder.record(model.preprocess.image(images.image(0))[None]).shape
     cls_token = recorder.has_cls
     layout = Layout(
         spec["n_examples"], tuple(layers), n_tokens - cls_token, cls_token, d_model, spec["max_tokens_per_shard"]
     )
     first, stop = layout.shard_range(spec["shard"])
-    grids = [preprocess.grid(*images.image(i).shape[:2]) for i in range(first, stop)]
-    batches = extract(recorder, images, preprocess, range(first, stop), spec["batch_size"], max(job.threads, 1))
+    recorder.grids.clear()
+    batches = extract(recorder, images, range(first, stop), spec["batch_size"], max(job.threads, 1))
     facts = write_shard(job.out.parent, layout, spec["shard"], batches)
     edge = {
         "format": "eigenloom.shard", "version": 1, "shard": spec["shard"], **facts,
         "d_model": d_model, "tokens_per_example": layout.content_tokens_per_example, "cls_token": cls_token,
-        "layers": layers, "grid": list(grids[0]) if len(set(grids)) == 1 else None,
+        "layers": layers, "grid": list(*recorder.grids) if len(recorder.grids) == 1 else None,
         "architecture": model.architecture, "signature": model.signature(dtype),
         "spec": spec, "inputs": job.inputs,
     }  # fmt: skip

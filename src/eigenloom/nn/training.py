@@ -69,8 +69,8 @@ def adamw(lr: float, betas: tuple[float, float] = (0.9, 0.98), weight_decay: flo
     def make(module: nn.Module) -> torch.optim.Optimizer:
         decayed = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
         others = [p for p in module.parameters() if not any(p is d for d in decayed)]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True)
 
     return make
 

@@ -105,7 +105,10 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
 
 
 class BlockRecorder:
-    """Runs a network and keeps the outputs of some of its blocks, patch tokens and CLS only."""
+    """Runs a network and keeps the outputs of some of its blocks, patch tokens and CLS only.
+
+    ``has_cls`` says whether token 0 is a CLS token; ``grids`` collects the (rows, columns) of the images seen.
+    """
 
     def __init__(self, model: VisionModel, layers: Sequence[int], device: torch.device, forward_dtype: str = "float32"):
         """Move the network to the device and the dtype, and find its blocks.
@@ -118,19 +121,24 @@ class BlockRecorder:
         self._blocks = find_blocks(model.module, model.blocks)
         check_layers(layers, len(self._blocks))
         self._module = model.module.eval().to(device, DTYPES[forward_dtype])
+        self.preprocess = model.preprocess
+        self.grids: set[tuple[int, int]] = set()
         self._layers = list(layers)
         self._device, self._dtype = device, DTYPES[forward_dtype]
         self._n_prefix, self.has_cls = count_prefix(self._module, model.cls)
 
     @torch.inference_mode()
-    def record(self, images: Tensor, n_patches: int) -> Tensor:
+    def record(self, images: Tensor) -> Tensor:
         """Return the block outputs ``[b, L, T, D]`` for images ``[b, 3, h, w]``, float32, on the device.
 
         Layers are in the order asked for; of each, CLS first if there is one, then the patches, row-major.
 
         Raises:
-            ConfigError: the network's tokens are not a prefix and ``n_patches`` patches.
+            ConfigError: the network's tokens are not a prefix and one per patch.
         """
+        grid = grid_of(images, self.preprocess.patch)
+        n_patches = grid[0] * grid[1]
+        self.grids.add(grid)
         outputs: list[Tensor] = []
 
         def keeper(position: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -160,12 +168,7 @@ class BlockRecorder:
 
 
 def extract(
-    recorder: BlockRecorder,
-    images: ImageSet,
-    preprocess: Preprocess,
-    examples: range,
-    batch_size: int,
-    n_workers: int = 1,
+    recorder: BlockRecorder, images: ImageSet, examples: range, batch_size: int, n_workers: int = 1
 ) -> Iterator[np.ndarray]:
     """Yield the block outputs of a slice of examples, float32 ``[b, L, T, D]``, ``batch_size`` examples at a time.
 
@@ -177,7 +180,7 @@ def extract(
     """
 
     def load(index: int) -> Tensor:
-        return preprocess.image(images.image(index))
+        return recorder.preprocess.image(images.image(index))
 
     chunks = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
     with ThreadPoolExecutor(n_workers) as pool:
@@ -185,24 +188,27 @@ def extract(
         for number in range(len(chunks)):
             loaded = [future.result() for future in ahead]
             ahead = [pool.submit(load, index) for chunk in chunks[number + 1 : number + 2] for index in chunk]
-            yield _record_mixed(recorder, loaded, preprocess.patch)
+            yield _record_mixed(recorder, loaded)
 
 
-def _record_mixed(recorder: BlockRecorder, loaded: Sequence[Tensor], patch: int) -> np.ndarray:
+def _record_mixed(recorder: BlockRecorder, loaded: Sequence[Tensor]) -> np.ndarray:
     """Record images that may differ in shape, as one array in their order."""
-    shapes: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for position, image in enumerate(loaded):
-        shapes.setdefault(tuple(image.shape), []).append(position)
-    counts = {(height // patch) * (width // patch) for _, height, width in shapes}
-    if len(counts) > 1:
+        groups.setdefault(grid_of(image, recorder.preprocess.patch), []).append(position)
+    if len(counts := {rows * columns for rows, columns in groups}) > 1:
         raise DataError(
             f"images differ in their number of patches ({', '.join(map(str, sorted(counts)))}), but a recording holds"
             " equally many per example; set preprocess.resize to square or grid"
         )
-    (n_patches,) = counts
-    parts = [recorder.record(torch.stack([loaded[p] for p in group]), n_patches) for group in shapes.values()]
-    order = np.argsort([position for group in shapes.values() for position in group])
-    return parts[0].cpu().numpy() if len(parts) == 1 else torch.cat(parts).cpu().numpy()[order]
+    parts = [recorder.record(torch.stack([loaded[p] for p in group])).cpu().numpy() for group in groups.values()]
+    order = np.argsort([position for group in groups.values() for position in group])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)[order]
+
+
+def grid_of(images: Tensor, patch: int) -> tuple[int, int]:
+    """Return rows and columns of patches of images ``[..., h, w]``."""
+    return images.shape[-2] // patch, images.shape[-1] // patch
 
 
 def _first_tensor(output: Any) -> Tensor:
