@@ -12,7 +12,7 @@ from eigenloom.provenance import canonical_json, code_digest
 from plan import Plan, Wildcards
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"draw": "prepare", "list_images": "prepare"} | dict.fromkeys(
+SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
     ("encode_label", "encode_topk", "encode_dense"), "encode"
 )
 """Rules whose script has another name."""

@@ -8,7 +8,7 @@ from checkout import copy_checkout
 from projects import Project, copy_of
 
 SCRIPTS = "prepare train record label join_store measure join_moments fit encode join_codes evaluate probe score"
-SCRIPTS += " tabulate render"
+SCRIPTS += " write_tables render"
 
 
 @pytest.fixture(scope="session")
