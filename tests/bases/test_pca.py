@@ -169,6 +169,13 @@ def test_tol_stops_once_the_spectrum_has_settled():
         assert abs(left - early.spectrum_history[-1, column]) < 0.01
 
 
+def test_nan_in_the_block_of_a_check_is_still_named():
+    rows = decaying_rows(70_000, 3)
+    rows[65_000, 1] = torch.nan
+    with pytest.raises(DataError, match="row 65000, feature 1 is NaN; 1 entries of 70000 rows"):
+        fit(rows)
+
+
 def test_the_history_survives_an_interruption(tmp_path):
     rows = decaying_rows(80_000, 3)
 

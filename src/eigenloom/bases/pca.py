@@ -86,6 +86,8 @@ class PCA(Projection):
             due = max(8 * batches.n_features, _FIRST_CHECK) << len(carried["history"])
             if gram.n_rows < due:
                 return False
+            if not gram.finite():
+                return True
             line = _history_line(gram.n_rows, torch.linalg.eigvalsh(gram.mean_and_scatter()[1]).flip(0))
             carried["history"] = torch.cat([carried["history"], line])
             _log(progress, carried["history"])
