@@ -1,13 +1,13 @@
 """Give every patch of a split a label, by majority over its pixels' labels."""
 
 import numpy as np
-from eigenloom.store.writer import write_labels
 
 from eigenloom.errors import DataError
 from eigenloom.sources.images import open_images
 from eigenloom.sources.patch_labels import patch_labels
 from eigenloom.sources.preprocess import Preprocess
 from eigenloom.store.atomic import write_json
+from eigenloom.store.writer import write_labels
 from job import Job, run
 
 
@@ -40,4 +40,5 @@ def main(job: Job) -> None:
     write_json(job.out, edge)
 
 
-run(main, "images")
+if __name__ == "__main__":
+    run(main, "images")

@@ -191,3 +191,7 @@ def test_preprocess_scales_channels():
         preprocess.image(np.zeros((3, 2, 3), np.uint8))
     with pytest.raises(ConfigError, match="resize 'crop' is unknown"):
         Preprocess(2, "crop")
+    with pytest.raises(ConfigError, match="resize square needs n_patches"):
+        Preprocess(2, "square")
+    with pytest.raises(ConfigError, match="needs a square number of patches, not 8"):
+        Preprocess(2, "square", 8)

@@ -75,7 +75,8 @@ def prepare_segmentation_folder(
     """
     del split
     root = _root(options, ("classes", "void"))
-    table = label_table(options.get("classes", {}), options.get("void", []))
+    named = dict(options.get("classes", ()))  # a mapping, or pairs where the order has to survive canonical JSON
+    table = label_table(named, options.get("void", []))
     images = {name.rpartition(".")[0]: name for name in list_images(root / "images")}
     masks = {name.rpartition(".")[0]: name for name in list_images(root / "masks", (".png",))}
     wrong = {images[stem]: "has no mask" for stem in images.keys() - masks.keys()}
@@ -92,7 +93,7 @@ def prepare_segmentation_folder(
         "masks": [f"masks/{masks[stem]}" for stem in chosen],
         "table": {str(id_): label for id_, label in table.items()},
     }
-    classes = ["void", *options["classes"]]
+    classes = ["void", *named]
     files = _write_list(directory, document)
     return {"classes": classes, "void": 0, "has_masks": True, "image_classes": [], "files": files}
 

@@ -1,5 +1,6 @@
 """From stored pixels to what a model takes: resize, scale to [0, 1], subtract the mean, divide by the deviation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Preprocess:
 
     patch: int
     resize: str = "none"
-    n_patches: int = 256
+    n_patches: int | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -38,10 +39,17 @@ class Preprocess:
         object.__setattr__(self, "std", tuple(self.std))
         if self.resize not in RESIZES:
             raise ConfigError(f"preprocess: resize {self.resize!r} is unknown; use one of {', '.join(RESIZES)}")
-        if self.resize == "square" and int(self.n_patches**0.5) ** 2 != self.n_patches:
+        if self.resize != "none" and (self.n_patches is None or self.n_patches < 1):
+            raise ConfigError(f"preprocess: resize {self.resize} needs n_patches, the number of patches per image")
+        if self.resize == "square" and self.side**2 != self.n_patches:
             raise ConfigError(f"preprocess: resize square needs a square number of patches, not {self.n_patches}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError("preprocess: mean and std are three numbers each, std positive")
+
+    @property
+    def side(self) -> int:
+        """Patches along the side of a square image."""
+        return math.isqrt(self.n_patches or 0)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches for an image of that size.
@@ -57,9 +65,9 @@ class Preprocess:
                 )
             return height // self.patch, width // self.patch
         if self.resize == "square":
-            side = int(self.n_patches**0.5)
-            return side, side
-        pairs = [(r, self.n_patches // r) for r in range(1, self.n_patches + 1) if self.n_patches % r == 0]
+            return self.side, self.side
+        n_patches = self.n_patches or 1
+        pairs = [(r, n_patches // r) for r in range(1, n_patches + 1) if n_patches % r == 0]
         return min(pairs, key=lambda pair: abs(pair[1] / pair[0] - width / height))
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
