@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -35,10 +34,9 @@ SLACK_IN_K = {"kmeans": 0.01}  # clusterings of different sizes are not nested
 HELD_FIXED = {"kmeans": lambda rows: {"init": rows[:4]}}  # for another order of rows: seeds are drawn by position
 
 N_ROWS, N_FEATURES = 3 * BLOCK_ROWS + 700, 6
-AVAILABLE = [kind for kind in KINDS if find_spec(KINDS[kind].module)]
 
 
-@pytest.fixture(params=AVAILABLE)
+@pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
 
