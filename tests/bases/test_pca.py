@@ -193,6 +193,12 @@ def test_the_history_survives_an_interruption(tmp_path):
     assert torch.equal(resumed.spectrum_history, fit(rows).spectrum_history)
 
 
+def test_rank_tol_decides_what_is_null():
+    rows = decaying_rows(2000, 8, power=2.0)  # variances i^-4, the last 2.4e-4 of the first
+    assert [fit(rows, rank_tol=share).rank for share in (None, 0.0, 1e-2, 0.5)] == [8, 8, 3, 1]
+    assert fit(rows).rank_tol == 1e-7
+
+
 def test_history_of_known_moments_is_its_last_line():
     rows = decaying_rows(500, 20)
     (line,) = fit(rows, n_components=3).spectrum_history.tolist()
@@ -214,7 +220,7 @@ def test_parameters_survive_the_artifact(tmp_path):
     pca = fit(decaying_rows(2 * BLOCK_ROWS, 6), n_components=4, whiten=True)
     save_basis(pca, tmp_path)
     again = load_basis(tmp_path)
-    names = ("total_variance", "rank", "rows_used", "whiten")
+    names = ("total_variance", "rank", "rank_tol", "rows_used", "whiten")
     assert [getattr(again, name) for name in names] == [getattr(pca, name) for name in names]
     assert torch.equal(again.explained_variance, pca.explained_variance)
     assert torch.equal(again.spectrum_history, pca.spectrum_history)
