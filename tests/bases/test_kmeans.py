@@ -1,5 +1,6 @@
 """k-means: objective, seeding, relocation, invariance to the cut, resuming, and the errors a user meets."""
 
+import itertools
 import os
 import signal
 
@@ -88,7 +89,7 @@ def test_a_lloyd_pass_is_a_lloyd_pass():
 def test_more_clusters_leave_less_unexplained():
     x, _, _ = blobs(n=2000, k=64, noise=0.8)
     inertia = [fit(x, n_clusters=k, n_init=2, max_iter=20).inertia for k in (2, 4, 8, 16, 32, 64)]
-    assert all(more <= 1.01 * less for less, more in zip(inertia, inertia[1:], strict=False))
+    assert all(more <= 1.01 * less for less, more in itertools.pairwise(inertia))
 
 
 def test_it_is_no_worse_than_scikit_learn():

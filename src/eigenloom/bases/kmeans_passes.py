@@ -47,20 +47,21 @@ class State:
     @classmethod
     def first(cls, centers: Tensor, learning_rate: str) -> Self:
         """Start from initial centres, with nothing measured."""
-        size, float64 = len(centers), {"dtype": torch.float64, "device": centers.device}
+        zero = torch.zeros(len(centers), dtype=torch.float64, device=centers.device)
+        series = torch.zeros(0, dtype=torch.float64)
         return cls(
             centers=centers,
             best_centers=centers,
-            best_counts=torch.zeros(size, dtype=torch.int64, device=centers.device),
-            best_utility=torch.zeros(size, **float64),
+            best_counts=zero.long(),
+            best_utility=zero,
             best_inertia=torch.full((), torch.inf, dtype=torch.float64),
-            inertia_history=torch.zeros(0, dtype=torch.float64),
-            utilisation_history=torch.zeros(0, dtype=torch.float64),
-            relocated_history=torch.zeros(0, dtype=torch.int64),
-            lr_history=torch.zeros(0, 3, dtype=torch.float64),
+            inertia_history=series,
+            utilisation_history=series,
+            relocated_history=series.long(),
+            lr_history=series.reshape(0, 3),
             means=centers.double(),
-            mass=torch.full((size,), float(learning_rate == "ema"), **float64),
-            rates=torch.full((size,), torch.nan, **float64),
+            mass=zero + float(learning_rate == "ema"),
+            rates=zero * torch.nan,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -206,7 +207,7 @@ class Trainer:
     def _open_tally(self, n_reserved: int) -> Tally:
         """Return the sums to go on with: those of the snapshot, or zeros at the start of a pass."""
         if self._tally is None:
-            self._tally = Tally.empty(*self.state.centers.shape, n_reserved, self._device)
+            self._tally = Tally.empty(self.state.centers, n_reserved)
         return self._tally
 
     def _draws(self, number: int, n_reserved: int) -> torch.Generator | None:

@@ -60,7 +60,7 @@ def _scanned_range(batches: Batches) -> tuple[Tensor, Tensor]:
 
 
 def regrouped(batches: Iterable[Tensor], n_rows: int, skip_rows: int = 0) -> Iterator[Tensor]:
-    """Cut a stream into blocks of exactly ``n_rows`` rows (the last may be shorter), after leaving out ``skip_rows``."""
+    """Cut a stream into blocks of ``n_rows`` rows (the last may have fewer), leaving out ``skip_rows``."""
     held: list[Tensor] = []
     n_held = 0
     for batch in batches:
