@@ -14,15 +14,15 @@ from eigenloom.linalg.order_free import add_by_label, quantize, quantum
 
 @dataclass(frozen=True)
 class Quanta:
-    """The powers of two of which rows and squared distances are taken as multiples."""
+    """The powers of two of which rows (``[d]``, per feature) and squared distances are taken as multiples."""
 
-    rows: float
-    distances: float
+    rows: Tensor
+    distances: Tensor
 
     @classmethod
-    def of(cls, max_abs: float, n_rows: int, n_features: int) -> Self:
-        """Derive them from a bound on the magnitude of all rows and centres."""
-        return cls(quantum(max_abs, n_rows), quantum(4.1 * n_features * max_abs**2, n_rows))
+    def of(cls, largest: Tensor, n_rows: int) -> Self:
+        """Derive them from bounds ``[d]`` float64 on the magnitude of each feature of all rows and centres."""
+        return cls(quantum(largest, n_rows), quantum(1.01 * (2 * largest).square().sum(), n_rows))
 
 
 @dataclass

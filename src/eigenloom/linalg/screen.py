@@ -29,8 +29,9 @@ MIN_FEATURES, MIN_ELEMENTS = 256, 1 << 20
 def screen_wins(n_clusters: int, n_features: int, device: str) -> bool:
     """Say whether screening with proof beats the plain float32 product at this shape (see ``docs/performance.md``).
 
-    Measured on a processor with AVX-512 bfloat16 and no AMX: 1.2-1.5x at d = 1024, K >= 1024; level at d = 256, K = 4096;
-    a loss below. Elsewhere bfloat16 products are emulated. On CUDA candidate lists would need the host in every batch.
+    Measured on a processor with AVX-512 bfloat16 and no AMX: 1.2-1.5x at d = 1024, K >= 1024; level at d = 256 and
+    K = 4096; a loss below. Elsewhere bfloat16 products are emulated. On CUDA candidate lists would need the host in
+    every batch.
     """
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return device == "cpu" and n_features >= MIN_FEATURES and n_clusters * n_features >= MIN_ELEMENTS and bool(native())
