@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_bases import PlantedCentres, PlantedFrame, planted_centres, planted_directions, planted_rows
 
+from eigenloom.bases.kmeans import KMeans
+from eigenloom.bases.pca import PCA
 from eigenloom.codes.residuals import Tails, row_errors
 from eigenloom.errors import DataError, MismatchError
 from eigenloom.evaluation.reconstruction import reconstruct
-from eigenloom.moments import Standardization, moments_of_rows
+from eigenloom.moments import Standardization, StandardizedRows, moments_of_rows
 from eigenloom.sources.arrays import ArrayRows
 
 D = 12
@@ -187,3 +189,30 @@ def test_refusals():
     same = x[:1].repeat(300, 1)
     with pytest.raises(DataError, match="equals the mean"):
         evaluate(basis, same, same[0].double())
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_fitted_components_with_null_ones(whiten):
+    train, x = (planted_rows(300, D, seed=seed, offset=1.0) for seed in (1, 2))
+    for rows in (train, x):
+        rows[:, 5] = rows[:, 4]  # a null component
+    rows = StandardizedRows(ArrayRows(train), standardization("standard", train))
+    basis = PCA.fit(rows, seed=0, whiten=whiten)
+    assert basis.rank == D - 1
+    mean = train.double().mean(0)
+    found = evaluate(basis, x, mean, topk=range(1, D))
+    for k, coding in enumerate(found.codings.values(), start=1):
+        expected = reference(basis, x, mean, k)
+        assert [coding.nmse, coding.nmse_raw, coding.nmse_raw_own_mean] == pytest.approx(
+            expected[:3], rel=1e-5, abs=1e-6
+        )
+        assert coding.l0 == pytest.approx(expected[3], abs=0.05)  # a null code is rounding, or exactly 0
+
+
+def test_fitted_centres_agree_with_their_inertia():
+    train = planted_rows(300, 6, offset=1.0)
+    standard = standardization("standard", train)
+    basis = KMeans.fit(StandardizedRows(ArrayRows(train), standard), seed=0, n_clusters=8)
+    coding = evaluate(basis, train, train.double().mean(0)).codings["onehot"]
+    assert coding.nmse == pytest.approx(basis.inertia / (300 * 6), rel=1e-5)
+    assert coding.nmse < 0.8
