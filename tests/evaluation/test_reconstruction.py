@@ -5,7 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_bases import PlantedCentres, PlantedFrame, planted_centres, planted_directions, planted_rows
+from planted_bases import (
+    PlantedCentres,
+    PlantedDirections,
+    PlantedFrame,
+    planted_centres,
+    planted_directions,
+    planted_rows,
+)
 
 from eigenloom.bases.kmeans import KMeans
 from eigenloom.bases.pca import PCA
@@ -87,6 +94,14 @@ def test_the_tail_is_summed_where_a_difference_would_cancel(whiten):
     for k in range(D + 1):
         assert sse[k].item() == pytest.approx(energies[:, k:].sum().item(), rel=1e-6, abs=0)
     assert sse[D] == 0
+
+
+def test_l0_counts_what_is_not_zero():
+    basis = PlantedDirections(Standardization.identity(4), torch.zeros(4), torch.eye(4), torch.ones(4))
+    x = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [1, 2, 0, 0], [1, 2, 3, 4]])
+    found = evaluate(basis, x, torch.zeros(4, dtype=torch.float64), topk=[1, 2, 3], sizes=(4,))
+    assert [coding.l0 for coding in found.codings.values()] == [0.75, 1.25, 1.5, 1.75]
+    assert [point.l0 for point in found.curve] == [0.75, 1.25, 1.5, 1.75]
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, D), st.integers(1, 40))
