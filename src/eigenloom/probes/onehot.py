@@ -100,7 +100,7 @@ def make_tables(
     n: int,
     *,
     l2: float = 0.0,
-    objective: str = "ridge",
+    objective: str = "scaled",
     weights: tuple[Tensor, Tensor] | None = None,
 ) -> Tables:
     """Build the tables of ``f`` features and ``c`` classes, flattened feature-major to ``p = f c``.
@@ -111,7 +111,7 @@ def make_tables(
         totals: ``[c]`` float64, rows of class c.
         n: rows.
         l2: ridge.
-        objective: ``ridge`` or ``saev``.
+        objective: ``scaled`` or ``saev``.
         weights: row weights ``[c]`` of positives and of negatives.
     """
     n1 = (n1[:, None] if n1.ndim == 1 else n1).expand_as(n11)
@@ -121,9 +121,9 @@ def make_tables(
     if weights is not None:
         p0, p1, q0, q1 = weights[0] * p0, weights[0] * p1, weights[1] * q0, weights[1] * q1
         origin = torch.zeros_like(origin)
-    coupling = l2 * (n1 / n) * ((n - n1) / n) if objective == "ridge" else torch.full_like(n1, l2)
+    coupling = l2 * (n1 / n) * ((n - n1) / n) if objective == "scaled" else torch.full_like(n1, l2)
     flat = [part.reshape(-1) for part in (p0, q0, p1, q1)]
-    anchor = 0.0 if objective == "ridge" else l2
+    anchor = 0.0 if objective == "scaled" else l2
     return Tables(*flat, n=n, coupling=coupling.reshape(-1), anchor=anchor, origin=origin.reshape(-1))
 
 
@@ -147,7 +147,9 @@ def fit_onehot(problem: Problem, train_counts: NDArray[np.int64], val_counts: ND
         table.steps[cells] = solution.steps.cpu().numpy().reshape(shape)
         table.status[cells] = np.where(solution.converged.cpu().numpy().reshape(shape), CONVERGED, MAX_ITER)
         seen = _tables_of(problem, problem.val, val_counts[cells], val_counts[block].sum(1))
-        table.val_loss[cells] = seen.loss(torch.arange(z0.size, device=solution.x.device), solution.x).cpu().reshape(shape)
+        table.val_loss[cells] = (
+            seen.loss(torch.arange(z0.size, device=solution.x.device), solution.x).cpu().reshape(shape)
+        )
     table.mark_dead(problem, dead)
     return table
 
@@ -167,7 +169,10 @@ def ceiling_losses(
         total, val_total = problem.train.class_counts[c], problem.val.class_counts[c]
         usable = np.flatnonzero((n1 > 0) & (n1 < n))
         inside, outside = usable[n1[usable] <= total], usable[n1[usable] >= total]
-        nearest = [*inside[np.argsort(-n1[inside], kind="stable")[:1]], *outside[np.argsort(n1[outside], kind="stable")[:1]]]
+        nearest = [
+            *inside[np.argsort(-n1[inside], kind="stable")[:1]],
+            *outside[np.argsort(n1[outside], kind="stable")[:1]],
+        ]
         for j in nearest:
             sizes = (np.array([n1[j]]), np.array([val_counts[j].sum()]))
             tables = [

@@ -155,10 +155,7 @@ def purity(columns: Columns, position: int, sign: float) -> tuple[float, int]:
     if not columns.shared:
         kept = scores > 0
         scores, classes = scores[kept], classes[kept]
-    if len(scores) > PLACES:
-        edge = np.partition(scores, -PLACES)[-PLACES]
-    else:
-        edge = -np.inf
+    edge = np.partition(scores, -PLACES)[-PLACES] if len(scores) > PLACES else -np.inf
     sure = np.bincount(classes[scores > edge], minlength=len(columns.class_counts)).astype(np.float64)
     return _share(sure, np.bincount(classes[scores == edge], minlength=len(sure)))
 

@@ -29,7 +29,7 @@ class Settings:
     """
 
     l2: float = 1e-8
-    objective: str = "ridge"
+    objective: str = "scaled"
     class_weight: str = "none"
     polish: str = "best"
     bins: int = 256

@@ -75,7 +75,7 @@ class ColumnSums:
         return total.add_(self._zero_weight(row, label) * at_zero)
 
     def _pieces(self, row: Tensor, label: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """Yield, for each column asked for and each piece of it: the pairs, ``t [m]`` and row weights ``[m, pairs]``."""
+        """Yield the pairs, ``t [m]`` and row weights ``[m, pairs]`` of each piece of each column asked for."""
         columns, lengths = torch.unique_consecutive(row, return_counts=True)
         ends = np.cumsum(lengths.cpu().numpy())
         for j, first, last in zip(columns.tolist(), ends - lengths.cpu().numpy(), ends, strict=True):
