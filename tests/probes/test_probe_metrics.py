@@ -120,7 +120,10 @@ def test_screened_top_equals_exact_top(monkeypatch: pytest.MonkeyPatch) -> None:
         result = probe(z, y, layout, top_n=3)
         assert result.top_features.shape == (4, 3)
         assert (np.diff(result.top_ap, axis=1) <= 0).all()
-    assert probe(z, y, "label", top_n=0).document()["top"] == [[], [], [], []]
+        listed = result.document()["top_features"]
+        assert listed["rank"] == [1, 2, 3] * 4
+        assert listed["ap"] == result.top_ap.ravel().tolist()
+    assert probe(z, y, "label", top_n=0).document()["top_features"]["feature"] == []
 
 
 def test_the_record_checks_itself() -> None:

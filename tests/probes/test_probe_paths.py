@@ -35,7 +35,7 @@ def assert_reference(result: ProbeResult, z: Any, y: Any, tolerance: float) -> N
 @pytest.mark.parametrize(
     "more",
     [{}, {"l2": 1e-4}, {"class_weight": "inverse_frequency"}, {"objective": "saev", "l2": 1e-3}],
-    ids=["default", "ridge", "weighted", "saev"],
+    ids=["default", "scaled", "weighted", "saev"],
 )
 def test_equals_reference(layout: str, more: dict[str, Any]) -> None:
     z, y = planted(layout)

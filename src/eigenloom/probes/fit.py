@@ -1,7 +1,7 @@
 """One probe from two streams of codes: fit every pair, choose features, measure them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,20 @@ class ProbeResult:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON part of the artifact: metrics, counts, per-class columns, top features, path."""
-        top = [
-            [{"feature": int(j), "ap": float(ap)} for j, ap in zip(features, aps, strict=True) if j >= 0]
-            for features, aps in zip(self.top_features, self.top_ap, strict=True)
-        ]
-        return {**self.metrics.document(), "top": top, "path": self.path}
+        """Return the JSON part of the artifact: metrics, counts, per-class columns, top features, settings, path."""
+        names = self.metrics.classes["class"]
+        columns: dict[str, list[Any]] = {name: [] for name in ("class", "rank", "feature", "ap", "b", "w", "val_ce")}
+        for c, (features, aps) in enumerate(zip(self.top_features.tolist(), self.top_ap.tolist(), strict=True)):
+            for rank, (j, ap) in enumerate(zip(features, aps, strict=True), start=1):
+                if j >= 0:
+                    pair = (self.table.b[j, c], self.table.w[j, c], self.table.val_loss[j, c])
+                    row = (names[c], rank, j, ap, *map(float, pair))
+                    for column, value in zip(columns.values(), row, strict=True):
+                        column.append(value)
+        settings = asdict(self.settings)
+        for bound in ("memory_mb", "device"):  # neither is part of the result
+            del settings[bound]
+        return {**self.metrics.document(), "top_features": columns, "path": self.path, **settings}
 
 
 def fit_probe(
@@ -67,8 +75,10 @@ def fit_probe(
     """Fit a 1-D logistic probe for every feature and class, and measure the best feature of each class.
 
     Args:
-        train, val: codes of all rows, void ones included, in stored order; walked more than once.
-        train_labels, val_labels: integers ``[n_rows]`` below ``len(classes)``.
+        train: codes of all rows of probe_train, void ones included, in stored order; walked more than once.
+        train_labels: integers ``[n_rows]`` below ``len(classes)``.
+        val: codes of probe_val.
+        val_labels: likewise.
         classes: names; their number and order come from the data set, never from the labels seen.
         void: the label to be left out of everything; None counts every label as a class.
         names: of the splits, for messages.
@@ -91,14 +101,15 @@ def fit_probe(
             f"{val.layout!r}: codes of one basis and one coding are needed; encode both splits again"
         )
     declared = [name for label, name in enumerate(classes) if label != void]
-    splits = [
-        LabelledRows(stream, encode_classes(labels, classes, void, name), len(declared), name, chosen.memory_mb)
-        for stream, labels, name in zip((train, val), (train_labels, val_labels), names, strict=True)
-    ]
-    for rows in splits:
+
+    def labelled(stream: CodeStream, labels: Tensor | NDArray, name: str) -> LabelledRows:
+        numbers = encode_classes(labels, classes, void, name)
+        rows = LabelledRows(stream, numbers, len(declared), name, chosen.memory_mb)
         if not rows.n_rows:
-            raise DataError(f"{rows.name}: all {rows.stream.n_rows} rows are void")
-    problem = Problem.of(*splits, declared, chosen)
+            raise DataError(f"{name}: all {stream.n_rows} rows are void")
+        return rows
+
+    problem = Problem.of(labelled(train, train_labels, names[0]), labelled(val, val_labels, names[1]), declared, chosen)
     parts = _onehot(problem) if train.layout == "label" else _columns(problem)
     table, precisions, ap, l0, ceiling = parts
     metrics = summarize(problem, declared, table, precisions, l0=l0, ceiling=ceiling)
@@ -151,9 +162,9 @@ def _columns(problem: Problem) -> _Parts:
     for columns in problem.val.columns(np.array(sorted(wanted))):
         for position, j in enumerate(columns.features.tolist()):
             ap[j] = average_precisions(columns, position, signs[j])[evaluated]
-            for e in np.flatnonzero(best == j):
-                figures[0, e], figures[2, e] = purity(columns, position, signs[j, evaluated[e]])
-                figures[1, e] = purity(columns, position, 1.0)[0]
+            for place in np.flatnonzero(best == j):
+                figures[0, place], figures[2, place] = purity(columns, position, signs[j, evaluated[place]])
+                figures[1, place] = purity(columns, position, 1.0)[0]
     e = np.arange(len(best))
     precisions = Precisions(ap[best, e], ap[oracle, e], figures[0], figures[1], figures[2].astype(np.int64))
     scales = (fitter.scales, fitter.val_scales)

@@ -145,8 +145,8 @@ class HistogramBuilder:
         variance = np.maximum(sums[2] / safe - mean**2, 0.0)
         wide = np.repeat(self.wide, len(width) // f)
         width = np.where(wide, np.sqrt(12 * variance.max(1)), width)
-        arrays = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (count, mean, variance, width)]
-        return Histogram(*arrays, class_counts=class_counts)
+        c, t, v, h = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (count, mean, variance, width))
+        return Histogram(c, t, v, h, class_counts)
 
 
 class HistogramSums:

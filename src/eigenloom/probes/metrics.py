@@ -121,7 +121,8 @@ class ProbeMetrics:
         derived = Sums.of(self.classes, self.baseline)
         for name, value in derived.metrics().items():
             stored = self.scalars[name]
-            assert stored is not None and abs(stored - value) <= 1e-12 * max(1.0, abs(value)), name
+            assert stored is not None, name
+            assert abs(stored - value) <= 1e-12 * max(1.0, abs(value)), name
         assert self.counts["n_evaluated"] == derived.n_evaluated
         assert sum(self.counts[f"n_pairs_{status}"] for status in STATUSES) == self.counts["n_pairs"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eigenloom.probes.newton import MAX_ITER, Solution, minimize
 
-OBJECTIVES = ("ridge", "saev")
+OBJECTIVES = ("scaled", "saev")
 
 
 class Sums(Protocol):
@@ -41,9 +41,9 @@ class Penalty:
     def of(cls, objective: str, l2: float, mean: Tensor, scale: Tensor, origin: Tensor) -> "Penalty":
         """Build it for pairs of features with ``mean [p]`` and ``scale [p]``; ``origin [p]`` is the prior logit.
 
-        ``ridge`` penalizes ``(w sigma)^2``; ``saev`` penalizes ``w^2 + (b - origin)^2``.
+        ``scaled`` penalizes ``(w sigma)^2``; ``saev`` penalizes ``w^2 + (b - origin)^2``.
         """
-        if objective == "ridge":
+        if objective == "scaled":
             return cls(l2, torch.ones_like(scale), 0.0, torch.zeros_like(mean), origin)
         return cls(l2, scale**-2, 1.0, mean / scale, origin)
 

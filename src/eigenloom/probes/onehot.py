@@ -100,7 +100,7 @@ def make_tables(
     n: int,
     *,
     l2: float = 0.0,
-    objective: str = "ridge",
+    objective: str = "scaled",
     weights: tuple[Tensor, Tensor] | None = None,
 ) -> Tables:
     """Build the tables of ``f`` features and ``c`` classes, flattened feature-major to ``p = f c``.
@@ -111,7 +111,7 @@ def make_tables(
         totals: ``[c]`` float64, rows of class c.
         n: rows.
         l2: ridge.
-        objective: ``ridge`` or ``saev``.
+        objective: ``scaled`` or ``saev``.
         weights: row weights ``[c]`` of positives and of negatives.
     """
     n1 = (n1[:, None] if n1.ndim == 1 else n1).expand_as(n11)
@@ -121,10 +121,10 @@ def make_tables(
     if weights is not None:
         p0, p1, q0, q1 = weights[0] * p0, weights[0] * p1, weights[1] * q0, weights[1] * q1
         origin = torch.zeros_like(origin)
-    coupling = l2 * (n1 / n) * ((n - n1) / n) if objective == "ridge" else torch.full_like(n1, l2)
-    flat = [part.reshape(-1) for part in (p0, q0, p1, q1)]
-    anchor = 0.0 if objective == "ridge" else l2
-    return Tables(*flat, n=n, coupling=coupling.reshape(-1), anchor=anchor, origin=origin.reshape(-1))
+    coupling = l2 * (n1 / n) * ((n - n1) / n) if objective == "scaled" else torch.full_like(n1, l2)
+    anchor = 0.0 if objective == "scaled" else l2
+    p0, q0, p1, q1, coupling, origin = (part.reshape(-1) for part in (p0, q0, p1, q1, coupling, origin))
+    return Tables(p0, q0, p1, q1, n, coupling, anchor, origin)
 
 
 def fit_onehot(problem: Problem, train_counts: NDArray[np.int64], val_counts: NDArray[np.int64]) -> PairTable:
@@ -191,9 +191,11 @@ def _tables_of(
     """Make the tables of some features in one split."""
     classes = problem.evaluated if classes is None else classes
     settings, weights = problem.settings, problem.weights(rows)
-    counts = (torch.from_numpy(a.astype(np.float64)).to(settings.device) for a in (n11, n1, rows.class_counts[classes]))
+    sides, sizes, totals = (
+        torch.from_numpy(a.astype(np.float64)).to(settings.device) for a in (n11, n1, rows.class_counts[classes])
+    )
     picked = None if weights is None else (weights[0][classes], weights[1][classes])
-    return make_tables(*counts, rows.n_rows, l2=settings.l2, objective=settings.objective, weights=picked)
+    return make_tables(sides, sizes, totals, rows.n_rows, l2=settings.l2, objective=settings.objective, weights=picked)
 
 
 def _both(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

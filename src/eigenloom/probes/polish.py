@@ -175,13 +175,14 @@ class PairFitter:
         moment = weight * scales.moments(self.scales, rows.class_counts)[feature, label]
         n_classes = len(rows.class_counts)
         row = at * n_classes + label if binned and self.settings.weighted else at
-        to = self.settings.device
-        mean, scale, origin = self.scales.mean[feature], self.scales.scale[feature], self.problem.prior_logit[e]
-        tensors = [torch.from_numpy(a).to(to) for a in (row, label, weight * rows.class_counts[label], moment)]
-        penalty = Penalty.of(
-            self.settings.objective, self.settings.l2, *(torch.from_numpy(a).to(to) for a in (mean, scale, origin))
+        arrays = (
+            *(row, label, weight * rows.class_counts[label], moment),
+            *(self.scales.mean[feature], self.scales.scale[feature], self.problem.prior_logit[e]),
         )
-        return LogisticPairs(sums, *tensors, n=rows.n_rows, penalty=penalty), (feature, e)
+        to = self.settings.device
+        numbers, labels, positives, moments, mean, scale, origin = (torch.from_numpy(a).to(to) for a in arrays)
+        penalty = Penalty.of(self.settings.objective, self.settings.l2, mean, scale, origin)
+        return LogisticPairs(sums, numbers, labels, positives, moments, rows.n_rows, penalty), (feature, e)
 
     def _histogram_blocks(self, features: NDArray[np.int64], by_class: bool) -> list[NDArray[np.int64]]:
         """Cut features so that their histograms keep to a quarter of the memory bound."""

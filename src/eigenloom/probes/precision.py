@@ -29,50 +29,55 @@ def average_precisions(columns: Columns, position: int, signs: NDArray) -> Float
     n, n_zero = columns.n_rows, int(zeros.sum())
     order = descending(values)
     ordered = values[order]
-    by_class = np.argsort(_narrow(classes)[order], kind="stable")
-    n_positive_scores = int(np.count_nonzero(values > 0)) if n_zero else len(values)
+    by_class = np.argsort(_narrow(classes)[order], kind="stable")  # places in the order, class after class
     counts = totals - zeros
     starts = np.cumsum(counts) - counts
     rank = np.arange(len(by_class)) - np.repeat(starts, counts)
-    first, last, rank_first, rank_last = by_class, by_class, rank, rank
-    border = ordered[1:] != ordered[:-1]
-    if not border.all():
-        first, last, rank_first, rank_last = _spread_ties(border, by_class, rank, counts, starts)
-    below = by_class >= n_positive_scores
-    skipped = below * n_zero
-    skipped_of_class = below * np.repeat(zeros, counts)
-    above = np.bincount(classes[values > 0], minlength=len(totals)) if n_zero else totals
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = totals / n
-        if (signs > 0).any():
-            precision = (rank_last + 1 + skipped_of_class) / (last + 1 + skipped)
-            at_zero = zeros * (above + zeros) / max(n_positive_scores + n_zero, 1)
-            result = np.where(signs > 0, (_sums(precision, starts, counts) + at_zero) / totals, result)
-        if (signs < 0).any():
-            precision = (np.repeat(totals, counts) - rank_first - skipped_of_class) / (n - first - skipped)
-            at_zero = zeros * (totals - above) / max(n - n_positive_scores, 1)
-            result = np.where(signs < 0, (_sums(precision, starts, counts) + at_zero) / totals, result)
-    return np.where(totals > 0, result, np.nan)
+    first, last, rank_first, rank_last = _spread_ties(ordered, by_class, rank, starts[counts > 0])
+    falling = signs > 0
+    n_above = int(np.count_nonzero(values > 0)) if n_zero else len(values)
+    hits_above = np.bincount(classes[values > 0], minlength=len(totals)) if n_zero else totals
+    if n_zero:  # the rows without an entry stand between the positive and the negative scores
+        below = by_class >= n_above
+        first, last = first + n_zero * below, last + n_zero * below
+        passed = np.repeat(zeros, counts) * below
+        rank_first, rank_last = rank_first + passed, rank_last + passed
+    if falling.all():
+        precision = (rank_last + 1) / (last + 1)
+    else:
+        down = np.repeat(falling, counts)
+        hits = np.where(down, rank_last + 1, np.repeat(totals, counts) - rank_first)
+        precision = hits / np.where(down, last + 1, n - first)
+    zero_hits = np.where(falling, hits_above + zeros, totals - hits_above)
+    zero_rows = np.where(falling, n_above + n_zero, n - n_above)
+    total = _sums(precision, starts, counts) + zeros * zero_hits / np.maximum(zero_rows, 1)
+    with np.errstate(invalid="ignore"):
+        return np.where(totals > 0, np.where(signs == 0, totals / n, total / totals), np.nan)
 
 
 def _spread_ties(
-    border: NDArray, by_class: NDArray, rank: NDArray, counts: NDArray, starts: NDArray
+    ordered: NDArray, by_class: NDArray, rank: NDArray, starts: NDArray
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Replace places and ranks by the first and the last of their group of equal scores."""
-    group = np.concatenate([[0], np.cumsum(border)])
-    edges = np.concatenate([[0], np.flatnonzero(border) + 1, [len(group)]])
-    mine = group[by_class]
-    changes = np.ones(len(mine) + 1, dtype=bool)
-    changes[1:-1] = mine[1:] != mine[:-1]
-    changes[starts[counts > 0]] = True
-    runs = np.flatnonzero(changes)
+    """Return first and last place, and first and last rank in its class, of the equal scores around each entry."""
+    tied = ordered[1:] == ordered[:-1]
+    if not tied.any():
+        return by_class, by_class, rank, rank
+    place = np.arange(len(ordered))
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], tied, [False]]).astype(np.int8)))
+    lows, highs = changes[::2], changes[1::2]  # each tie runs from a low to a high place, both included
+    lengths = highs - lows + 1
+    members = np.repeat(lows - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    lowest, highest = place.copy(), place
+    lowest[members], highest[members] = np.repeat(lows, lengths), np.repeat(highs, lengths)
+    first, last = lowest[by_class], highest[by_class]
+    changed = np.ones(len(first) + 1, dtype=bool)
+    np.not_equal(first[1:], first[:-1], out=changed[1:-1])
+    changed[starts] = True
+    if changed.all():
+        return first, last, rank, rank
+    runs = np.flatnonzero(changed)
     lengths = np.diff(runs)
-    return (
-        edges[mine],
-        edges[mine + 1] - 1,
-        np.repeat(rank[runs[:-1]], lengths),
-        np.repeat(rank[runs[1:] - 1], lengths),
-    )
+    return first, last, np.repeat(rank[runs[:-1]], lengths), np.repeat(rank[runs[1:] - 1], lengths)
 
 
 def _sums(values: Floats, starts: NDArray, counts: NDArray) -> Floats:
@@ -155,10 +160,7 @@ def purity(columns: Columns, position: int, sign: float) -> tuple[float, int]:
     if not columns.shared:
         kept = scores > 0
         scores, classes = scores[kept], classes[kept]
-    if len(scores) > PLACES:
-        edge = np.partition(scores, -PLACES)[-PLACES]
-    else:
-        edge = -np.inf
+    edge = np.partition(scores, -PLACES)[-PLACES] if len(scores) > PLACES else -np.inf
     sure = np.bincount(classes[scores > edge], minlength=len(columns.class_counts)).astype(np.float64)
     return _share(sure, np.bincount(classes[scores == edge], minlength=len(sure)))
 

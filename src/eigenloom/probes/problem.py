@@ -29,7 +29,7 @@ class Settings:
     """
 
     l2: float = 1e-8
-    objective: str = "ridge"
+    objective: str = "scaled"
     class_weight: str = "none"
     polish: str = "best"
     bins: int = 256
@@ -127,8 +127,8 @@ class PairTable:
     def for_problem(cls, problem: Problem) -> "PairTable":
         """Start with every pair skipped, at zero."""
         shape = (problem.train.n_features, len(problem.reasons))
-        floats = [np.zeros(shape) for _ in range(4)]
-        return cls(*floats, np.zeros(shape, dtype=np.int32), np.full(shape, SKIPPED, dtype=np.int8))
+        b, w, train_loss, val_loss = (np.zeros(shape) for _ in range(4))
+        return cls(b, w, train_loss, val_loss, np.zeros(shape, dtype=np.int32), np.full(shape, SKIPPED, dtype=np.int8))
 
     def mark_dead(self, problem: Problem, dead: NDArray[np.bool_]) -> None:
         """Give constant features the intercept-only answer."""

@@ -5,16 +5,19 @@ from numpy.typing import ArrayLike
 
 
 def fit_reference(
-    z: ArrayLike, y: ArrayLike, *, l2: float, weights: ArrayLike | None = None, objective: str = "ridge"
+    z: ArrayLike, y: ArrayLike, *, l2: float, weights: ArrayLike | None = None, objective: str = "scaled"
 ) -> tuple[float, float, float]:
     """Fit ``P(y=1) = sigmoid(b + w z)`` and return ``(b, w, mean loss without the penalty)``.
 
-    Minimizes ``mean(omega (softplus(eta) - y eta)) + l2/2 (w sigma)^2`` (``ridge``), or with the penalty
+    Minimizes ``mean(omega (softplus(eta) - y eta)) + l2/2 (w sigma)^2`` (``scaled``), or with the penalty
     ``l2/2 (w^2 + (b - b0)^2)`` (``saev``), where ``b0 = logit(mean(y))`` and sigma is the population std of z.
 
     Args:
-        z: codes ``[n]``; y: labels ``[n]`` in {0, 1}; l2: ridge, > 0; weights: omega ``[n]``, default 1.
-        objective: ``ridge`` or ``saev``.
+        z: codes ``[n]``.
+        y: labels ``[n]`` in {0, 1}.
+        l2: ridge, > 0.
+        weights: omega ``[n]``, default 1.
+        objective: ``scaled`` or ``saev``.
     """
     z, y = np.asarray(z, np.float64), np.asarray(y, np.float64)
     omega = np.ones_like(z) if weights is None else np.asarray(weights, np.float64)
@@ -24,7 +27,7 @@ def fit_reference(
     origin = 0.0 if weights is not None else np.log(prior / (1 - prior))
     design = np.stack([np.ones_like(z), (z - mean) / sigma], axis=1)
     # the penalty is a quadratic form in (beta, u), where b = beta - u mean/sigma and w = u/sigma
-    if objective == "ridge":
+    if objective == "scaled":
         form, center = np.diag([0.0, 1.0]), np.zeros(2)
     else:
         to_b, to_w = np.array([1.0, -mean / sigma]), np.array([0.0, 1 / sigma])

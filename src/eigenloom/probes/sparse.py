@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from eigenloom.probes.rows import Columns
 
 CELLS_PER_PIECE = 1 << 15  # entries x pairs whose float64 intermediates stay in the second-level cache
+ENTRIES_PER_BLOCK = 1 << 14
 
 
 class ColumnSums:
@@ -41,6 +42,7 @@ class ColumnSums:
         n_zero = columns.n_rows - np.diff(columns.offsets)
         self._t_zero = torch.from_numpy(-mean / scale).to(device)
         self._n_zero = torch.from_numpy(n_zero.astype(np.float64)).to(device)
+        self._logits, self._spare = torch.empty((2, CELLS_PER_PIECE), dtype=torch.float64, device=device)
         self._zeros: Tensor | None = None
         if weights is not None:
             zeros = np.stack([columns.zeros(j) for j in range(len(columns))]).astype(np.float64)
@@ -49,15 +51,14 @@ class ColumnSums:
     def derivatives(self, row: Tensor, label: Tensor, beta: Tensor, u: Tensor) -> Tensor:
         """Return ``[5, p]``: sums of omega times ``f, f t, s, s t, s t^2``."""
         total = torch.zeros((5, len(row)), dtype=torch.float64, device=self.device)
-        for at, t, omega in self._pieces(row, label):
-            powers = torch.stack([torch.ones_like(t), t, t * t])
-            f = torch.addr(beta[at].expand(len(t), -1), t, u[at]).sigmoid_()
-            s = torch.addcmul(f, f, f, value=-1)
+        for at, powers, logits, omega in self._pieces(row, label, torch.stack([beta, u])):
+            f = logits.sigmoid_()
+            s = torch.addcmul(f, f, f, value=-1, out=self._spare[: f.numel()].view(f.shape))
             if omega is not None:
                 f *= omega
                 s *= omega
-            total[:2, at] += powers[:2] @ f
-            total[2:, at] += powers @ s
+            total[:2, at].addmm_(powers[:2], f)
+            total[2:, at].addmm_(powers, s)
         t = self._t_zero[row]
         weight = self._zero_weight(row, label)
         f = torch.sigmoid(beta + u * t)
@@ -68,24 +69,39 @@ class ColumnSums:
     def softplus(self, row: Tensor, label: Tensor, beta: Tensor, u: Tensor) -> Tensor:
         """Return ``[p]``: sums of omega times ``softplus``."""
         total = torch.zeros(len(row), dtype=torch.float64, device=self.device)
-        for at, t, omega in self._pieces(row, label):
-            loss = softplus(torch.addr(beta[at].expand(len(t), -1), t, u[at]), threshold=40.0)
+        for at, _, logits, omega in self._pieces(row, label, torch.stack([beta, u])):
+            loss = softplus(logits, threshold=40.0)
             total[at] += loss.sum(0) if omega is None else (loss * omega).sum(0)
         at_zero = softplus(beta + u * self._t_zero[row], threshold=40.0)
         return total.add_(self._zero_weight(row, label) * at_zero)
 
-    def _pieces(self, row: Tensor, label: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """Yield, for each column asked for and each piece of it: the pairs, ``t [m]`` and row weights ``[m, pairs]``."""
+    def _pieces(
+        self, row: Tensor, label: Tensor, parameters: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+        """Yield the pairs, ``1, t, t^2 [3, m]``, logits and row weights ``[m, pairs]`` of each piece of each column.
+
+        The logits lie in a buffer that the next piece overwrites.
+        """
         columns, lengths = torch.unique_consecutive(row, return_counts=True)
         ends = np.cumsum(lengths.cpu().numpy())
         for j, first, last in zip(columns.tolist(), ends - lengths.cpu().numpy(), ends, strict=True):
             at = slice(int(first), int(last))
             values, classes = self.columns.column(j)
-            size = max(256, CELLS_PER_PIECE // int(last - first))
-            for start in range(0, len(values), size):
-                piece = torch.from_numpy(values[start : start + size]).to(self.device)
-                t = piece.double().sub_(self.mean[j]).div_(self.scale[j])
-                yield at, t, self._omega(classes[start : start + size], label[at])
+            n_pairs = int(last - first)
+            size = max(1, CELLS_PER_PIECE // n_pairs)
+            if n_pairs > CELLS_PER_PIECE:
+                self._logits, self._spare = (torch.empty_like(self._logits).resize_(n_pairs) for _ in range(2))
+            for outer in range(0, len(values), ENTRIES_PER_BLOCK):
+                block = torch.from_numpy(values[outer : outer + ENTRIES_PER_BLOCK]).to(self.device)
+                powers = torch.ones((3, len(block)), dtype=torch.float64, device=self.device)
+                powers[1] = block.double().sub_(self.mean[j]).div_(self.scale[j])
+                torch.mul(powers[1], powers[1], out=powers[2])
+                for start in range(0, len(block), size):
+                    piece = powers[:, start : start + size]
+                    logits = self._logits[: piece.shape[1] * n_pairs].view(-1, n_pairs)
+                    torch.mm(piece[:2].T, parameters[:, at], out=logits)
+                    where = slice(outer + start, outer + start + piece.shape[1])
+                    yield at, piece, logits, self._omega(classes[where], label[at])
 
     def _omega(self, classes: Any, label: Tensor) -> Tensor | None:
         """Row weights ``[m, pairs]`` of a piece."""
