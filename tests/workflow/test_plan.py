@@ -9,7 +9,8 @@ import yaml
 
 import specs as specs_module
 from configuration import check, schema
-from plan import FAMILIES, Plan, cuts
+from plan import FAMILIES, Plan
+from source import cuts
 from specs import Specs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +117,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "sources/photos/model/source": None,  # needs a second network, below
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
     f"{S}/labels": ("majority", {"label"}),
+    f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
     f"{S}/record/max_tokens_per_shard": (32500, {*STORE, "measure", *ENCODES}),
     f"{S}/record/batch_size": (50, {"record"}),
     f"{S}/record/forward_dtype": ("bfloat16", {"record"}),
