@@ -8,7 +8,8 @@ from snakemake.logging import logger
 sys.path[:0] = [f"{workflow.basedir}/src", f"{workflow.basedir}/workflow"]
 
 from configuration import check
-from plan import FAMILIES, SPLITS, Plan
+from plan import FAMILIES, Plan
+from source import SPLITS
 from specs import Specs
 
 CONFIG_FILE = ", ".join(os.path.relpath(path) for path in workflow.overwrite_configfiles) or "config.yaml"
