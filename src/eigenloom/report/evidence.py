@@ -89,7 +89,7 @@ class Evidence:
         return next((r for r in self.rows if (r["source"], r["layer"], r["role"]) == place), None)
 
 
-HISTORIES = ("inertia_history", "lr_history", "utilisation_history", "relocated_history", "explained_variance")
+HISTORIES = ("inertia_history", "lr_history", "utilisation_history", "explained_variance")
 
 
 def gather(
