@@ -21,8 +21,15 @@ class Batches(Protocol):
     into batches.
     """
 
-    n_rows: int
-    n_features: int
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Length of a row."""
+        ...
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield batches ``[b, d]`` in stored order; their concatenation is the matrix."""
@@ -51,6 +58,15 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     text = f"{seed}\x00{purpose}\x00{index}".encode()
     number = int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
     return torch.Generator(device="cpu").manual_seed(number)
+
+
+def first_nonfinite(batch: Tensor) -> tuple[int, int, int] | None:
+    """Return row and feature of the first NaN or infinity in ``[b, d]`` and how many there are; None without one."""
+    finite = torch.isfinite(batch)
+    if finite.all():
+        return None
+    places = (~finite).nonzero()
+    return int(places[0, 0]), int(places[0, 1]), len(places)
 
 
 def resolve_device(name: str) -> torch.device:

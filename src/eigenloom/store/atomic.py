@@ -129,7 +129,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> Any:
             raise StoreError(f"{path}: {size} bytes, more than the {max_bytes} such a file may have; not read")
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{path}: is not JSON ({error}); delete it and run the rule that makes it") from None
 
 
