@@ -9,7 +9,7 @@ import torch
 
 from eigenloom.report import scores
 from eigenloom.store.artifact import write_artifact
-from eigenloom.store.atomic import write_json
+from eigenloom.store.atomic import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("layer-01", "layer-03")
@@ -148,7 +148,12 @@ def write_tree(root, names=("", "-random")):
                     document = probe(layer, coding, 0.4 if suffix else 0.5)
                     document["parameters"] = scores.finite(document["parameters"])
                     write_json(root / f"artifacts/s/probes/{basis}{suffix}/{coding}/{layer}/meta.json", document)
-    model = root / "artifacts/s/model"
-    parameters = {"accuracy": 0.9, "recall": 0.75, "bar": {"accuracy": 0.87, "recall": 0.7}}
-    write_artifact(model, kind="vit", parameters=parameters, arrays={"w": torch.zeros(1)})
-    (model / "history.csv").write_text("step,loss,lr\n0,2.0,0.1\n1,1.0,\n")
+    model, history = root / "artifacts/s/model", "step,loss,lr\n0,2.0,0.1\n1,1.0,\n"
+    edge = {
+        "format": "eigenloom.model",
+        "metrics": {"accuracy": 0.9, "recall": 0.75},
+        "bar": {"accuracy": 0.87, "recall": 0.7},
+    }
+    write_json(
+        model / "meta.json", {**edge, "files": {"history.csv": {"sha256": write_text(model / "history.csv", history)}}}
+    )

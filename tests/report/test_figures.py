@@ -14,7 +14,6 @@ from eigenloom.report.page import draw
 from eigenloom.report.scores import class_rows
 from eigenloom.report.tables import tabulate
 
-
 CLASSES = {
     "class": ["one", "δύο 漢字", HOSTILE],
     "ap": [0.7, 0.6, 0.5],
@@ -42,7 +41,7 @@ def evidence():
         classes=classes,
         reconstructions={("s", layer, basis): reconstruction(layer, basis) for layer, basis in places},
         fits=fits,
-        models={"s": Model({}, {"step": [0.0, 1.0], "loss": [2.0, 1.0], "recall": [float("nan"), 0.5]})},
+        models={"s": Model({}, {}, {"step": [0.0, 1.0], "loss": [2.0, 1.0], "recall": [float("nan"), 0.5]})},
     )
 
 

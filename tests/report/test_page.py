@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from made_up_results import HOSTILE, LAYERS, METHODS, documents, path_of, run_script, write_tree
 
-from eigenloom.report.evidence import Evidence
+from eigenloom.report.evidence import Evidence, Model
+from eigenloom.report.facts import model_sentence
 from eigenloom.report.page import FIGURES, draw, render
 from eigenloom.report.tables import tabulate
 
@@ -140,6 +141,20 @@ def test_what_ran_is_told(page):
     assert "patch accuracy 0.900 (bar 0.870), mean recall of the classes 0.750 (bar 0.700) on fit_val" in shown
     assert "3 of 3" in shown
     assert "n_clusters 4, with a random floor" in shown
+
+
+@pytest.mark.parametrize(
+    ("metrics", "bar", "words"),
+    [
+        ({"accuracy": 0.9, "recall": 0.7}, {"accuracy": 0.0, "recall": 0.5}, "recall of the classes 0.700 (bar 0.500)"),
+        ({"loss": 1.0, "prior_loss": 1.2}, {"below_prior": True}, "loss 1.000 (bar: below 1.200, that of the label"),
+    ],
+)
+def test_the_network_stands_beside_its_bar(metrics, bar, words):
+    said = model_sentence(Model(metrics, bar, {}))
+    assert words in said
+    assert "bar 0.000" not in said
+    assert model_sentence(None) == "not trained by this run"
 
 
 def test_same_inputs_same_bytes(tree, page):
