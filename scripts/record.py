@@ -55,4 +55,5 @@ def main(job: Job) -> None:
     write_json(job.out, {**edge, "spec": spec, "inputs": job.inputs})
 
 
-run(main, "images", "model")
+if __name__ == "__main__":
+    run(main, "images", "model")

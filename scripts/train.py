@@ -46,7 +46,7 @@ def main(job: Job) -> None:
     )  # fmt: skip
     counts = torch.bincount(data.labels.flatten(), minlength=config.n_labels).double()
     scores = score(vit, val, counts / counts.sum(), images.void)
-    print("fit_val: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"bar: {model['bar']}")
+    print("fit_val:", {name: round(value, 4) for name, value in scores.items()}, "bar:", model["bar"])
     Bar(**model["bar"]).check(scores)
     directory = job.out.parent
     files = save_vit(vit, directory)
@@ -57,4 +57,5 @@ def main(job: Job) -> None:
     write_json(job.out, {"format": "eigenloom.model", "version": 1, "architecture": ARCHITECTURE, **facts})
 
 
-run(main, "train", "val")
+if __name__ == "__main__":
+    run(main, "train", "val")

@@ -50,7 +50,8 @@ class Specs:
         """The network and its training."""
         source = self.plan.sources[w["source"]]
         preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
-        return {"seed": self.config["seed"], "model": {**source.model, "preprocess": preprocess}}
+        model = {**source.model, "preprocess": preprocess}
+        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"]}
 
     def record(self, w: Wildcards) -> dict[str, Any]:
         """One shard of a recording."""
