@@ -25,7 +25,7 @@ BESIDE = {
     "join_codes": ["run.json"],
     "evaluate": ["nmse_curve.csv"],
     "score": ["per_class.csv", "features.csv"],
-    "tabulate": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
+    "write_tables": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
     "render": ["nmse_l0.svg", "layers.svg", "classes.svg", "utilisation.svg", "history.svg"],
 }
 CODES = {"label": ["labels", "distances"], "topk": ["values", "indices"], "dense": ["values"]}

@@ -4,6 +4,7 @@ rule draw:
         meta="artifacts/{source}/images/{split}/meta.json",
         images="artifacts/{source}/images/{split}/images.npy",
         masks="artifacts/{source}/images/{split}/masks.npy",
+        files="artifacts/{source}/images/{split}/files.json",
         run="artifacts/{source}/images/{split}/run.json",
     log:
         "logs/draw/{source}/{split}.log",
