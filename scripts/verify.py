@@ -1,7 +1,12 @@
-"""Compare every file below ``artifacts`` with the sha256 its edge records: ``python scripts/verify.py [ROOT]``."""
+"""Compare every artifact with its records: ``python scripts/verify.py [ROOT]``.
+
+Each edge (a small JSON file below ``artifacts``) names its large siblings with size and sha256, and its inputs with
+their sha256. All are read again; every difference is printed and makes the exit status 1.
+"""
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +14,76 @@ from tqdm import tqdm
 
 from eigenloom.errors import StoreError
 from eigenloom.provenance import file_digest
-from eigenloom.store.artifact import file_problems
 from eigenloom.store.atomic import read_json
 
+Facts = dict[str, Any]
+digest = cache(file_digest)
 
-def recorded_files(value: Any) -> Iterator[dict[str, dict[str, Any]]]:
-    """Find every ``{name: {"bytes", "sha256"}}`` mapping, and every single ``{"name"|"file", "sha256"}``, in an edge."""
-    if isinstance(value, dict):
-        name = value.get("name", value.get("file"))
-        if isinstance(name, str) and isinstance(value.get("sha256"), str):
-            yield {name: {"bytes": value.get("bytes"), "sha256": value["sha256"]}}
-        for key, item in value.items():
-            if key == "files" and isinstance(item, dict):
-                yield {n: f for n, f in item.items() if isinstance(f, dict) and "sha256" in f}
-            elif key not in ("spec", "inputs"):
-                yield from recorded_files(item)
-    elif isinstance(value, list):
+
+def recorded_files(value: Any) -> Iterator[tuple[str, Facts]]:
+    """Find what an edge says about its siblings: under ``files`` by name, elsewhere beside ``name`` or ``file``."""
+    if isinstance(value, list):
         for item in value:
             yield from recorded_files(item)
+    elif isinstance(value, dict):
+        name = value.get("name", value.get("file"))
+        if isinstance(name, str) and isinstance(value.get("sha256"), str):
+            yield name, value
+        for key, item in value.items():
+            if key == "files" and isinstance(item, dict):
+                yield from ((n, facts) for n, facts in item.items() if isinstance(facts, dict) and "sha256" in facts)
+            elif key not in ("spec", "inputs"):
+                yield from recorded_files(item)
+
+
+def problems(edge: Path, root: Path) -> Iterator[str]:
+    """List the differences between an edge and what lies on the disk."""
+    document = read_json(edge)
+    if not isinstance(document, dict):
+        yield f"{edge}: is not an edge"
+        return
+    for name, facts in recorded_files(document):
+        path = edge.parent / name
+        if Path(name).name != name:
+            yield f"{edge}: names {name!r}, which leaves its directory"
+        elif not path.is_file():
+            yield f"{path}: missing"
+        elif "bytes" in facts and path.stat().st_size != facts["bytes"]:
+            yield f"{path}: {path.stat().st_size} bytes, expected {facts['bytes']}"
+        elif digest(path) != facts["sha256"]:
+            yield f"{path}: its sha256 is not the one in {edge.name}"
+    for name, sha256 in document.get("inputs", {}).items():
+        source = root / name
+        if source.is_file() and digest(source) != sha256:
+            yield f"{edge}: was made from another {name}"
+
+
+def main() -> None:
+    """Check everything below ``ROOT/artifacts``."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    edges = sorted(p for p in (root / "artifacts").rglob("*.json") if is_edge(p))
+    found: list[str] = []
+    for edge in tqdm(edges, desc="verify", unit="edge", disable=not sys.stderr.isatty()):
+        try:
+            found += problems(edge, root)
+        except StoreError as error:
+            found.append(str(error))
+    if found:
+        print("\n".join(found))
+        sys.exit(
+            f"{len(found)} problem(s) in {len(edges)} edges; delete what is named, then run again or `dvc checkout`"
+        )
+    print(f"{len(edges)} edges, all as recorded")
+
+
+def is_edge(path: Path) -> bool:
+    """Say whether a JSON file records others: not a snapshot's, not a ``run.json``, not saev's own two."""
+    inside = path.parts[path.parts.index("artifacts") + 1 :]
+    names_others = path.stem in EDGE_STEMS or path.stem.rpartition("-")[0] in ("part", "shard")
+    return names_others and not inside[0].startswith(".")
+
+
+EDGE_STEMS = {"meta", "store", "manifest", "labels"}
+
+if __name__ == "__main__":
+    main()

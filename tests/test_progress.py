@@ -1,7 +1,11 @@
 """Progress is silent where it should be, and its lines carry the figures."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 
 from eigenloom.progress import Console, Progress
@@ -25,3 +29,18 @@ def test_console_writes_one_json_line_per_step(tmp_path, capsys):
     ]
     assert console.close()["rows"] == 5
     assert "rows" not in capsys.readouterr().err  # no bar where stderr is not a terminal
+
+
+def test_weights_and_biases_works_offline(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is an optional dependency")
+    code = (
+        "from eigenloom.progress import Console\n"
+        "console = Console(wandb_project='bases', name='kmeans')\n"
+        "console.log('pass', 0, inertia=2.5)\n"
+        "console.close()\n"
+    )
+    quiet = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "HOME": str(tmp_path)}
+    source = str(Path(__file__).parents[1] / "src")
+    subprocess.run([sys.executable, "-c", code], check=True, env={**quiet, "PYTHONPATH": source}, cwd=tmp_path)
+    (recorded,) = tmp_path.rglob("run-*.wandb")
+    assert b"pass/inertia" in recorded.read_bytes()

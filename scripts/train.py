@@ -1,0 +1,60 @@
+"""Train the small ViT on the patch labels of fit_train, and hold it against its bar on fit_val."""
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from eigenloom.batches import resolve_device
+from eigenloom.nn.checkpoint import ARCHITECTURE, FORMAT, VERSION, describe, write_model
+from eigenloom.nn.patch_data import LabelledPatches
+from eigenloom.nn.segmentation import check_bar, judge
+from eigenloom.nn.training import Schedule, adamw, train, write_history
+from eigenloom.nn.vit import SmallViT, ViTConfig
+from eigenloom.progress import Console
+from eigenloom.sources.images import open_images
+from eigenloom.sources.preprocess import Preprocess
+from eigenloom.store.atomic import explained, write_json
+from job import Job, run
+
+OPTIMIZERS = {"adamw": adamw}
+
+
+def main(job: Job) -> None:
+    """Train, judge, write."""
+    spec = job.spec["model"]
+    device = resolve_device(job.device)
+    preprocess = Preprocess(spec["patch"], **spec["preprocess"])
+    splits = {name: LabelledPatches.from_images(open_images(job[name]), preprocess, device) for name in job.lists}
+    data = splits["train"]
+    optimizer = dict(spec["optimizer"])
+    schedule = Schedule(spec["steps"], spec["batch_size"], spec["warmup"], optimizer.pop("clip"), spec["void_weight"])
+    sizes = {key: spec[key] for key in ("patch", "width", "depth", "heads")}
+    model = SmallViT(ViTConfig(data.grid, n_labels=len(data.classes), **sizes), job.spec["seed"]).to(device)
+    source = job.out.parent.parent.name  # artifacts/{source}/model/meta.json
+    console = Console(Path("logs", "train", f"{source}.jsonl"), os.environ.get("EIGENLOOM_WANDB_PROJECT"), source)
+    make_optimizer = OPTIMIZERS[optimizer.pop("kind")](**optimizer)
+    losses = train(
+        model, data, schedule, make_optimizer, seed=job.spec["seed"], resume=job.snapshot,
+        identity={"spec": job.spec, "inputs": job.inputs}, progress=console,
+    )  # fmt: skip
+    metrics = judge(model, data, splits["val"], schedule.void_weight)
+    logging.getLogger("eigenloom").info("fit_val: %s", metrics)
+    check_bar(metrics, spec["bar"])
+    with explained(job.out):
+        job.out.unlink(missing_ok=True)
+    files = write_model(job.out.parent, model, preprocess)
+    files["history.csv"] = write_history(job.out.with_name("history.csv"), losses, schedule, optimizer["lr"])
+    write_json(job.out.with_name("run.json"), job.facts(**console.close()))
+    edge = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": ARCHITECTURE,
+        "config": describe(model.config, preprocess),
+    }
+    facts = {"metrics": asdict(metrics), "files": files, "spec": job.spec, "inputs": job.inputs}
+    write_json(job.out, {**edge, **facts})
+
+
+if __name__ == "__main__":
+    run(main, "train", "val")
