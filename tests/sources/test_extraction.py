@@ -176,7 +176,9 @@ def test_other_refusals():
     with pytest.raises(ConfigError, match="'int8' is unknown; use one of float32, bfloat16, float16"):
         BlockRecorder(vision(ToyModel()), [0], CPU, "int8")
     recorder = BlockRecorder(vision(ToyModel(), patch=2), [0], CPU)
-    with pytest.raises(ConfigError, match=r"block 0 puts out \[1, 9, 6\], where 3 prefix tokens and 24 patches are due"):
+    with pytest.raises(
+        ConfigError, match=r"block 0 puts out \[1, 9, 6\], where 3 prefix tokens and 24 patches are due"
+    ):
         recorder.record(torch.zeros(1, 3, 8, 12))
 
 
