@@ -40,4 +40,5 @@ def main(job: Job) -> None:
     write_json(job.out, edge)
 
 
-run(main, "images")
+if __name__ == "__main__":
+    run(main, "images")

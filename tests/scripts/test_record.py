@@ -8,11 +8,12 @@ import pytest
 from coloured_patches import ColouredPatches
 from PIL import Image
 
+import label
 import record
 import train
 from eigenloom.errors import ConfigError, DataError, StoreError
 from eigenloom.provenance import file_digest
-from eigenloom.sources.images import prepare_images
+from eigenloom.sources.images import open_images, prepare_images
 from eigenloom.store.artifact import file_problems
 from job import Job
 
@@ -96,7 +97,9 @@ def test_below_the_bar_nothing_is_written(root, trained, monkeypatch):
     monkeypatch.chdir(root)
     work = training(root, steps=1, bar={"accuracy": 0.99, "recall": 0.99})
     work.out = root / "artifacts/other/model/meta.json"
-    with pytest.raises(DataError, match=r"accuracy 0\.\d+, recall [01]\.\d+, .*the bar is accuracy 0\.99, recall 0\.99"):
+    with pytest.raises(
+        DataError, match=r"accuracy 0\.\d+, recall [01]\.\d+, .*the bar is accuracy 0\.99, recall 0\.99"
+    ):
         train.main(work)
     assert not work.out.parent.exists()
 
@@ -145,6 +148,20 @@ def test_recordings_that_are_refused(root, trained, changes, error, words):
     with pytest.raises(error, match=words):
         record.main(work)
     assert not work.out.parent.exists() or not any(work.out.parent.iterdir())
+
+
+def test_labels_are_those_of_the_masks(root):
+    out = root / "shards/labels.json"
+    spec = {"source": "s", "split": "fit_train", "patch": 4, "rule": "majority-prefer-nonvoid"}
+    label.main(job(out, spec, images=root / "images/fit_train/meta.json"))
+    edge = json.loads(out.read_text())
+    labels = np.fromfile(root / "shards/labels.bin", np.uint8).reshape(20, 6)
+    images = open_images(root / "images/fit_train/meta.json")
+    assert np.array_equal(labels, [images.mask(i)[::4, ::4].ravel() for i in range(20)])
+    assert (edge["classes"], edge["void"]) == (["void", "red", "blue"], 0)
+    assert edge["counts"] == [int((labels == label_).sum()) for label_ in range(3)]
+    assert (edge["n_examples"], edge["tokens_per_example"], edge["bytes"]) == (20, 6, 120)
+    assert edge["sha256"] == file_digest(root / "shards/labels.bin")
 
 
 def test_unknown_architectures_are_refused(root, trained, tmp_path):
