@@ -21,8 +21,15 @@ class Batches(Protocol):
     into batches.
     """
 
-    n_rows: int
-    n_features: int
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Length of a row."""
+        ...
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield batches ``[b, d]`` in stored order; their concatenation is the matrix."""

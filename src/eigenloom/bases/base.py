@@ -12,10 +12,11 @@ from torch import Tensor
 
 from eigenloom.bases.registry import basis_class
 from eigenloom.batches import Batches
-from eigenloom.errors import StoreError
+from eigenloom.errors import MismatchError, StoreError
 from eigenloom.moments import Standardization
 from eigenloom.progress import Progress
 from eigenloom.store.artifact import Artifact, read_artifact, write_artifact
+from eigenloom.store.atomic import read_json
 
 SILENT = Progress()
 
@@ -98,10 +99,14 @@ def save_basis(
     spec: Any = None,
     inputs: Mapping[str, str] | None = None,
     run: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``."""
+    """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``.
+
+    ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin`` compares it later.
+    """
     arrays: dict[str, Tensor] = {}
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}
     _flatten(basis, "", arrays, parameters)
     return write_artifact(
         directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs, run=run
@@ -116,6 +121,33 @@ def load_basis(path: str | Path, verify: bool = False) -> Basis:
     """
     artifact = read_artifact(path, verify=verify)
     return _build(basis_class(artifact.meta["kind"]), "", artifact)
+
+
+def check_origin(path: str | Path, origin: Mapping[str, Any]) -> None:
+    """Refuse to apply a basis to rows of another origin than those it was fitted on.
+
+    Args:
+        path: directory or ``meta.json`` of the basis.
+        origin: of the rows at hand, in the words of ``save_basis``.
+
+    Raises:
+        MismatchError: with the fields that differ and both their values.
+    """
+    meta_path = Path(path) if Path(path).name == "meta.json" else Path(path) / "meta.json"
+    fitted = _leaves(read_json(meta_path)["parameters"].get("origin", {}))
+    found = _leaves(origin)
+    differing = [name for name in sorted({*fitted, *found}) if fitted.get(name) != found.get(name)]
+    if differing:
+        listed = "; ".join(f"{name}: fitted on {fitted.get(name)!r}, found {found.get(name)!r}" for name in differing)
+        raise MismatchError(f"{meta_path}: this basis belongs to other rows ({listed}); fit one on this recording")
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name every value of nested mappings by its dotted path."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return leaves
 
 
 def _flatten(value: Any, prefix: str, arrays: dict[str, Tensor], parameters: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ class ActivationRows:
     """The content tokens (``patch``) or CLS tokens (``cls``) of one layer as ``Batches``: float32 ``[b, D]``.
 
     Batches are filled by a thread that works one batch, or one pool, ahead. A batch is the caller's: its memory is
-    used again only after nothing refers to it. Peak memory is about three batches in stored order and two pools
-    in shuffled order.
+    used again, also by the next pass, only after nothing refers to it. That is about three batches for stored order
+    and two pools for shuffled order, kept as long as this object.
 
     The shuffled order is a function of a key drawn from the generator, ``n_rows``, the block size in rows and the
     pool size in blocks: blocks of whole examples, at least ``block_bytes`` each, are permuted and dealt into pools
@@ -54,6 +54,8 @@ class ActivationRows:
         example_bytes = reader.rows_per_example * reader.row_bytes
         self._block_rows = -(-block_bytes // example_bytes) * reader.rows_per_example
         self._pool_blocks = max(1, pool_bytes // (self._block_rows * reader.row_bytes))
+        self._batch_memory = Buffers(self._batch_size, self.n_features)
+        self._pool_memory = Buffers(min(self._pool_blocks * self._block_rows, self.n_rows), self.n_features)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield batches in stored order: ascending example, then token."""
@@ -104,16 +106,14 @@ class ActivationRows:
 
     def _stored(self) -> Generator[Tensor, None, None]:
         """Produce the batches of stored order."""
-        buffers = Buffers(self._batch_size, self.n_features)
         with self._reader() as reader:
             for first in range(0, self.n_rows, self._batch_size):
-                yield _filled(reader, buffers, first, min(self._batch_size, self.n_rows - first))
+                yield _filled(reader, self._batch_memory, first, min(self._batch_size, self.n_rows - first))
 
     def _pools(self, key: int, skip: int) -> Generator[Tensor, None, None]:
         """Produce the permuted pools of the shuffled order, without its first ``skip`` rows."""
         n_blocks = -(-self.n_rows // self._block_rows)
         last_rows = self.n_rows - (n_blocks - 1) * self._block_rows
-        buffers = Buffers(min(self._pool_blocks * self._block_rows, self.n_rows), self.n_features)
         order = torch.randperm(n_blocks, generator=seeded(key, "blocks"))
         with self._reader() as reader:
             for number, blocks in enumerate(order.split(self._pool_blocks)):
@@ -122,12 +122,12 @@ class ActivationRows:
                     n_rows += last_rows - self._block_rows
                 if skip < n_rows:
                     places = torch.randperm(n_rows, generator=seeded(key, "pool", number)).numpy()
-                    yield self._pool(reader, buffers, blocks.sort().values.tolist(), places)[skip:]
+                    yield self._pool(reader, blocks.sort().values.tolist(), places)[skip:]
                 skip = max(0, skip - n_rows)
 
-    def _pool(self, reader: LayerReader, buffers: Buffers, blocks: list[int], places: np.ndarray) -> Tensor:
+    def _pool(self, reader: LayerReader, blocks: list[int], places: np.ndarray) -> Tensor:
         """Read blocks in ascending order, each row to its place in the pool, by way of a chunk that stays in cache."""
-        tensor, memory = buffers.take()
+        tensor, memory = self._pool_memory.take()
         chunk = aligned(max(1, CHUNK_BYTES // self._row_bytes), self.n_features)
         whole_row = f"V{self._row_bytes}"  # numpy moves opaque items faster than rows of numbers
         pool, moved = memory.view(whole_row)[:, 0], chunk.view(whole_row)[:, 0]

@@ -86,7 +86,8 @@ def prepare_segmentation_folder(
     """
     del split
     root = _root(options, ("classes", "void"))
-    table = label_table(options.get("classes", {}), options.get("void", []))
+    named = dict(options.get("classes", ()))  # a mapping, or pairs where the order has to survive canonical JSON
+    table = label_table(named, options.get("void", []))
     listed = list_images(root / "images")
     images = {name.rpartition(".")[0]: name for name in listed}
     masks = {name.rpartition(".")[0]: name for name in list_images(root / "masks", (".png",))}
@@ -105,7 +106,7 @@ def prepare_segmentation_folder(
         "masks": [f"masks/{masks[stem]}" for stem in chosen],
         "table": {str(id_): label for id_, label in table.items()},
     }
-    classes = ["void", *options["classes"]]
+    classes = ["void", *named]
     files = _write_list(directory, document)
     return {"classes": classes, "void": 0, "has_masks": True, "image_classes": [], "files": files}
 

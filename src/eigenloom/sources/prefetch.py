@@ -21,8 +21,10 @@ class Prefetched(Generic[Item]):
     def __init__(self, items: Generator[Item, None, None], slots: int) -> None:
         """Wrap ``items``; at most ``slots`` of them exist that have not been released."""
         self._items = items
-        self._free = threading.Semaphore(slots)
         self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._free: SimpleQueue[None] = SimpleQueue()  # a queue of tokens costs less than a semaphore
+        for _ in range(slots):
+            self._free.put(None)
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="eigenloom-prefetch", daemon=True)
 
@@ -55,12 +57,15 @@ class Prefetched(Generic[Item]):
 
     def release(self) -> None:
         """Allow one more item."""
-        self._free.release()
+        self._free.put(None)
 
     def _work(self) -> None:
         """Produce until the generator ends, fails, or nobody wants more."""
         try:
-            while self._free.acquire() and not self._stopped:
+            while True:
+                self._free.get()
+                if self._stopped:
+                    return
                 item = next(self._items, _END)
                 self._queue.put((item, None))
                 if item is _END:

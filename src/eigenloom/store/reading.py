@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,32 +93,36 @@ class LayerReader:
             StoreError: a file is gone, was cut since the store was opened, or cannot be read.
         """
         assert 0 <= first <= first + len(out) <= self.n_rows
+        view = out.data.cast("B")
         done = 0
         while done < len(out):
             place, row = divmod(first + done, self._rows_per_shard)
             n_rows = min(len(out) - done, self._rows_per_shard - row)
-            self._read_shard(self._shards[place], row, out[done : done + n_rows])
+            self._read_shard(self._shards[place], row, view[done * self.row_bytes : (done + n_rows) * self.row_bytes])
             done += n_rows
         if sys.byteorder == "big":
             out.byteswap(inplace=True)
 
-    def _read_shard(self, shard: int, row: int, out: np.ndarray) -> None:
-        """Fill ``out`` with rows of one shard, numbered from its own first."""
+    def _read_shard(self, shard: int, row: int, out: memoryview) -> None:
+        """Fill bytes with rows of one shard, numbered from its own first."""
         path = self._store.directory / self._store.shards[shard].name
         with explained(path):
             file = self._open(shard, path)
             if self._stride == self._piece:
                 _read_at(file, path, row * self.row_bytes, out)
                 return
+            example, token = divmod(row, self.rows_per_example)
+            start = example * self._stride + self._offset
+            skipped = token * self.row_bytes
             done = 0
             while done < len(out):
-                example, token = divmod(row + done, self.rows_per_example)
-                n_rows = min(len(out) - done, self.rows_per_example - token)
-                start = example * self._stride + self._offset + token * self.row_bytes
+                n_bytes = min(len(out) - done, self._piece - skipped)
                 if self._hinted:
                     self._announce(shard, file, start)
-                _read_at(file, path, start, out[done : done + n_rows])
-                done += n_rows
+                _read_at(file, path, start + skipped, out[done : done + n_bytes])
+                done += n_bytes
+                start += self._stride
+                skipped = 0
 
     def _open(self, shard: int, path: Path) -> int:
         """Return the open file of a shard; the one opened first is closed when there are too many."""
@@ -130,10 +135,11 @@ class LayerReader:
         return self._files[shard]
 
     def _announce(self, shard: int, file: int, start: int) -> None:
-        """Tell the kernel what will be read next, unless it has been told."""
+        """Tell the kernel what will be read next, unless it has been told or has it in memory."""
         first, stop = self._announced.get(shard, (0, 0))
         if not first <= start < stop:
-            os.posix_fadvise(file, start, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            if not _in_memory(file, start):
+                os.posix_fadvise(file, start, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
             self._announced[shard] = (start, start + READ_AHEAD_BYTES)
 
 
@@ -141,7 +147,8 @@ class Buffers:
     """Matrices of one shape that are lent out as tensors and lent again once nobody holds them.
 
     Fresh memory costs a page fault per 4 KiB, as much time as half the read; memory that is still referenced by
-    anyone is never touched again. A tensor keeps the array it was made from alive, and so do all its views.
+    anyone is never touched again. A tensor keeps the array it was made from alive, and so do all its views. One
+    object may serve several threads.
     """
 
     def __init__(self, n_rows: int, n_features: int) -> None:
@@ -149,17 +156,19 @@ class Buffers:
         self._shape = (n_rows, n_features)
         self._memory: list[np.ndarray] = []
         self._lent: list[weakref.ref[np.ndarray]] = []
+        self._lock = threading.Lock()
 
     def take(self) -> tuple[Tensor, np.ndarray]:
         """Return a tensor nobody else holds, and an array over the same memory to fill it by."""
-        free = (number for number, lent in enumerate(self._lent) if lent() is None)
-        number = next(free, len(self._memory))
-        if number == len(self._memory):
-            self._memory.append(aligned(*self._shape))
-            self._lent.append(weakref.ref(self._memory[number]))
-        view = self._memory[number].view()
-        self._lent[number] = weakref.ref(view)
-        return torch.from_numpy(view), self._memory[number]
+        with self._lock:
+            free = (number for number, lent in enumerate(self._lent) if lent() is None)
+            number = next(free, len(self._memory))
+            if number == len(self._memory):
+                self._memory.append(aligned(*self._shape))
+                self._lent.append(weakref.ref(self._memory[number]))
+            view = self._memory[number].view()
+            self._lent[number] = weakref.ref(view)
+            return torch.from_numpy(view), self._memory[number]
 
 
 def aligned(n_rows: int, n_features: int) -> np.ndarray:
@@ -170,11 +179,19 @@ def aligned(n_rows: int, n_features: int) -> np.ndarray:
     return raw[start : start + n_bytes].view(np.float32).reshape(n_rows, n_features)
 
 
-def _read_at(file: int, path: Path, start: int, out: np.ndarray) -> None:
-    """Fill a contiguous array from a position of a file."""
-    got = os.preadv(file, [out.data], start)
-    while got < out.nbytes:  # a read may be cut short by the kernel's limit of 2 GiB, or by the end of the file
-        count = os.preadv(file, [out.data.cast("B")[got:]], start + got)
+def _in_memory(file: int, start: int) -> bool:
+    """Say whether the byte at a position can be read without waiting; False where the system cannot tell."""
+    try:
+        return os.preadv(file, [bytearray(1)], start, os.RWF_NOWAIT) == 1
+    except (AttributeError, OSError):
+        return False
+
+
+def _read_at(file: int, path: Path, start: int, out: memoryview) -> None:
+    """Fill bytes from a position of a file."""
+    got = os.preadv(file, [out], start)
+    while got < len(out):  # a read may be cut short by the kernel's limit of 2 GiB, or by the end of the file
+        count = os.preadv(file, [out[got:]], start + got)
         if count == 0:
-            raise StoreError(f"{path}: ends at byte {start + got}, {start + out.nbytes} expected; record it again")
+            raise StoreError(f"{path}: ends at byte {start + got}, {start + len(out)} expected; record it again")
         got += count

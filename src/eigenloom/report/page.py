@@ -1,0 +1,197 @@
+"""The page: one HTML file with its figures and style inside, that loads nothing and runs nothing."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from eigenloom.report.drawing import SERIES, themed
+from eigenloom.report.evidence import Evidence
+from eigenloom.report.facts import fact_tables, summary
+from eigenloom.report.figures import class_precision, histories, layer_curves, nmse_against_l0, utilisation
+from eigenloom.report.findings import compare, find
+from eigenloom.report.stylesheet import CSS
+from eigenloom.report.tables import (
+    CONSTANT_FLOOR,
+    FLOOR,
+    HEADLINE,
+    KEY,
+    METRICS,
+    MISSING,
+    RESULT,
+    Metric,
+    label,
+    number,
+    spread,
+)  # fmt: skip
+from eigenloom.report.template import PAGE
+
+Document = Mapping[str, Any]
+
+FIGURES = {
+    "nmse_l0": (
+        nmse_against_l0,
+        "Reconstruction error against the number of active features",
+        "NMSE, the fraction of variance unexplained in the standardized space, on rows of fit_val that no"
+        " basis was fitted to, against the mean number of non-zero entries of a code as measured. Clusters"
+        " have one active entry; projections keep the K largest, their rightmost point keeps all. Control:"
+        " random directions and random rows as centres, as many (dashed, hollow); 1 is what predicting the"
+        " training mean gives.",
+    ),
+    "layers": (
+        layer_curves,
+        "Layers",
+        "Each basis under the coding that has its highest Probe R on the training split. Probe R and mAP of"
+        " the best single feature per class on probe_val, NMSE on fit_val. Control: the same number of random"
+        " features, coded and probed alike (dashed, hollow), and a constant score (grey).",
+    ),
+    "classes": (
+        class_precision,
+        "Average precision by class",
+        "For each class its best single feature, chosen by training loss, in the coding and layer that the"
+        " training split prefers; average precision on probe_val. Control: from the hollow dot, the best of as"
+        " many random features, to the filled one; the grey tick is the prevalence, which a constant score"
+        " reaches. Up to 40 classes, best ones first.",
+    ),
+    "utilisation": (
+        utilisation,
+        "Utilisation",
+        "Rows of fit_val per cluster, in falling order and in units of an even share; a line that ends early"
+        " has clusters without rows. Control: random training rows as centres (dashed).",
+    ),
+    "history": (
+        histories,
+        "Histories of the fits",
+        "What the fits recorded of themselves on fit_train: k-means by pass, variance left by principal"
+        " components, training of the networks. Line styles tell layers apart. No control: these show that"
+        " fits ended, not that they are good.",
+    ),
+}
+"""Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""
+
+PUBLISHED = {
+    "columns": ("NMSE", "L0", "Probe R", "mAP", "Purity@16", "Cov@0.3"),
+    "rows": (
+        ("k-means, 16384", ".619", "1", ".001", ".031", ".795", ".026"),
+        ("PCA", ".352", "256", ".259", ".093", ".612", ".079"),
+        ("sparse autoencoder", ".460", "64.1", ".425", ".313", ".748", ".417"),
+        ("Matryoshka sparse autoencoder", ".702", "6.5", ".402", ".319", ".808", ".450"),
+    ),
+}
+
+
+def draw(evidence: Evidence) -> dict[str, str]:
+    """Draw every figure; return standalone SVG by name."""
+    return {name: function(evidence) for name, (function, _, _) in FIGURES.items()}
+
+
+def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str | Path, tables: Sequence[Path]) -> str:
+    """Render the page.
+
+    Args:
+        name: of the experiment.
+        evidence: what it is made from.
+        figures: standalone SVG by name, as ``draw`` returns.
+        here: directory the page will lie in; links are relative to it.
+        tables: paths of the ``table.json`` files.
+
+    Returns:
+        HTML, a pure function of the arguments.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+
+    def link(path: str | Path) -> str:
+        return Path(os.path.relpath(path, here)).as_posix()
+
+    siblings = [table.with_name(f"{stem}.csv") for table in tables for stem in ("table", "manifest")]
+    return environment.from_string(PAGE).render(
+        name=name,
+        css=Markup(CSS),
+        summary=summary(evidence),
+        findings=[
+            {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
+            for f in find(evidence)
+        ],
+        headline=[{"label": label(m, evidence.rows), "meaning": m.meaning} for m in METRICS if m.key in HEADLINE],
+        grids=[_grid(evidence, source, link) for source in evidence.sources],
+        figures=[
+            # Markup: our own SVG, in which matplotlib escaped every name.
+            {"name": n, "title": title, "caption": caption, "svg": Markup(themed(figures[n], n))}
+            for n, (_, title, caption) in FIGURES.items()
+        ],
+        facts=fact_tables(evidence),
+        manifests=[link(path) for path in siblings if path.name == "manifest.csv"],
+        metrics=[{"label": m.label, "meaning": m.meaning, "direction": _direction(m)} for m in METRICS],
+        published=PUBLISHED,
+        missing=[item for table in evidence.tables for item in table["missing"]],
+        full=_full(evidence, link),
+        downloads=[link(path) for path in [*siblings, *tables]],
+    )
+
+
+def _direction(metric: Metric) -> str:
+    """Say which way is better."""
+    return {True: "; higher is better", False: "; lower is better", None: ""}[metric.higher_is_better]
+
+
+def _grid(evidence: Evidence, source: str, link: Any) -> dict[str, Any]:
+    """Arrange the results of a source: methods down, layers and headline metrics across."""
+    layers = evidence.layers(source)
+    rows = [row for row in evidence.rows if row["source"] == source and row["role"] in (RESULT, MISSING)]
+    found = {(row["basis"], row["coding"], row["layer"]): row for row in rows}
+    groups = []
+    methods = sorted({(row["basis"], row["coding"]) for row in rows})
+    for basis, codings in groupby(methods, key=lambda pair: pair[0]):
+        lines = [
+            {
+                "coding": coding,
+                "cells": [c for lay in layers for c in _cells(evidence, found.get((basis, coding, lay)), link)],
+            }
+            for _, coding in codings
+        ]
+        position = evidence.bases.index(basis) % len(SERIES) if basis in evidence.bases else 0
+        groups.append({"basis": basis, "colour": position, "lines": lines})
+    constants = {r["layer"]: r for r in evidence.rows if r["source"] == source and r["role"] == CONSTANT_FLOOR}
+    constant = [
+        {"value": number((constants.get(layer) or {}).get(key)), "classes": "start" if key == HEADLINE[0] else ""}
+        for layer in layers
+        for key in HEADLINE
+    ]
+    return {"source": source, "layers": layers, "groups": groups, "constant": constant if constants else []}
+
+
+def _cells(evidence: Evidence, row: Document | None, link: Any) -> Iterator[dict[str, Any]]:
+    """Make a row's cells of one layer: value, random floor below it, and how the two compare."""
+    floor = evidence.floor(row) if row else None
+    for metric in (metric for metric in METRICS if metric.key in HEADLINE):
+        value, random = (row or {}).get(metric.key), (floor or {}).get(metric.key)
+        sign = 1 if metric.higher_is_better else -1
+        beaten = None not in (value, random) and sign * compare(float(value or 0), float(random or 0)) < 0
+        classes = (
+            ["start"] * (metric.key == HEADLINE[0]) + ["chosen"] * bool(row and row["chosen"]) + ["below"] * beaten
+        )
+        yield {
+            "value": spread(row or {}, metric.key),
+            "floor": number(random),
+            "classes": " ".join(classes),
+            "href": link(row["path"]) if row and row.get("path") else "",
+            "title": f"{metric.label}; random floor {number(random) or 'not measured'}",
+        }
+
+
+def _full(evidence: Evidence, link: Any) -> dict[str, Any]:
+    """Arrange every row with every metric."""
+    rows = [
+        {
+            "words": [f"{row[key]} ◆" if key == "layer" and row["chosen"] else row[key] for key in KEY],
+            "cells": ["missing" if row["role"] == MISSING else spread(row, m.key) or "–" for m in METRICS],
+            "is_floor": row["role"] in (FLOOR, CONSTANT_FLOOR),
+            "href": link(row["path"]) if row.get("path") else "",
+        }
+        for row in evidence.rows
+    ]
+    return {"words": KEY, "labels": [label(metric, evidence.rows) for metric in METRICS], "rows": rows}

@@ -1,0 +1,93 @@
+"""The page's stylesheet: system fonts, two colour schemes, one column that also fits a phone."""
+
+from eigenloom.report.drawing import GRID, INK, MUTED, PAPER, SERIES
+
+_LIGHT = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER, **{f"s{i}": c for i, c in enumerate(SERIES)}}
+_LIGHT |= {"page": "#f6f7f9", "link": "#1d5a9e", "warn": "#9a4a00", "good": "#0b6b5c"}
+_DARK = {
+    "ink": "#e4e8ee", "muted": "#98a2b0", "grid": "#303742", "paper": "#181c22", "page": "#101317", "link": "#8ebcf0",
+    "warn": "#f0a860", "good": "#5ccbb4", "s0": "#6aa7ee", "s1": "#3fc4ab", "s2": "#f09a54", "s3": "#b98be8",
+    "s4": "#ee7d8f", "s5": "#cdb558", "s6": "#7fc6ef", "s7": "#a4b56b",
+}  # fmt: skip
+
+
+def _variables(colours: dict[str, str]) -> str:
+    """Write colours as custom properties."""
+    return "".join(f"--{name}:{value};" for name, value in colours.items())
+
+
+CSS = (
+    f":root{{color-scheme:light dark;{_variables(_LIGHT)}}}\n"
+    f"@media (prefers-color-scheme:dark){{:root{{{_variables(_DARK)}}}}}\n"
+    """
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--page);color:var(--ink);
+ font:16px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
+main{max-width:68rem;margin:0 auto;padding:2.5rem 1.5rem 4rem}
+header{margin-bottom:2rem}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem;letter-spacing:-.01em;text-wrap:balance}
+h2{font-size:1.3rem;line-height:1.25;margin:3rem 0 .6rem}
+h3{font-size:1rem;margin:1.6rem 0 .4rem}
+p,li{max-width:46rem;text-wrap:pretty}
+.lead{color:var(--muted);margin:0}
+.note,figcaption{color:var(--muted);font-size:.875rem;line-height:1.5}
+a{color:var(--link);text-underline-offset:.15em}
+nav{font-size:.875rem;margin-top:.9rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
+code{font:.92em ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
+.findings{list-style:none;margin:0;padding:0}
+.findings li{padding:.5rem 0 .5rem 1.6rem;position:relative}
+.findings li+li{border-top:1px solid var(--grid)}
+.findings li::before{content:"";position:absolute;left:.25rem;top:1.05rem;
+ width:.5rem;height:.5rem;border-radius:50%;background:var(--muted)}
+.findings .good::before{background:var(--good)}
+.findings .warning::before{background:var(--warn);border-radius:0;transform:rotate(45deg)}
+.findings small a{white-space:nowrap}
+.card,figure{background:var(--paper);border:1px solid var(--grid);border-radius:8px;margin:1rem 0 1.8rem}
+.scroll{overflow-x:auto}
+.scroll:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+figure .scroll{padding:1rem 1rem 0}
+figure svg{display:block;width:100%;min-width:38rem;height:auto}
+svg *{stroke-linejoin:round;stroke-linecap:butt}
+figcaption{padding:.6rem 1rem 1rem;max-width:52rem}
+table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums;line-height:1.35}
+.card .note{padding:0 .9rem;max-width:52rem}
+th,td{padding:.42rem .7rem;text-align:right;vertical-align:top;white-space:nowrap}
+th{font-weight:600}
+th[scope=row],td.text,th.text{text-align:left}
+thead th{border-bottom:1px solid var(--muted);vertical-align:bottom}
+thead tr:first-child:not(:last-child) th{border-bottom:0;padding-bottom:0}
+tbody tr+tr>*{border-top:1px solid var(--grid)}
+tbody+tbody tr:first-child>*{border-top:1px solid var(--muted)}
+.start{border-left:1px solid var(--grid)}
+th.chosen,td.chosen{background:color-mix(in srgb,var(--link) 7%,transparent)}
+td a{color:inherit;text-decoration:none;display:block}
+td a:hover b,td a:focus-visible b{text-decoration:underline}
+td b{font-weight:600}
+.floor{display:block;color:var(--muted);font-size:.8rem;font-weight:400}
+.below b{color:var(--warn)}
+tr.role-floor>*{color:var(--muted);font-style:italic;font-weight:400}
+.dot{display:inline-block;width:.6rem;height:.6rem;border-radius:50%;margin-right:.45rem}
+td.wide{white-space:normal;min-width:18rem;text-align:left}
+.results tbody th{font-weight:400}
+.results .group th{font-weight:600;text-align:left;padding-top:.7rem}
+.results .group+tr>*{border-top:0}
+.results .group th{padding-bottom:.1rem}
+.group .dot{position:sticky;left:.7rem}
+details{margin:1rem 0}
+summary{cursor:pointer;font-weight:600}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.2rem;font-size:.9375rem;margin:.5rem 0}
+dt{font-weight:600}
+dd{margin:0;max-width:44rem}
+@media (max-width:40rem){
+ main{padding:1.4rem 1rem 3rem}
+ h1{font-size:1.5rem}
+ dl{grid-template-columns:1fr;gap:0}
+ dd{margin-bottom:.6rem}
+ .results th[scope=row]{position:sticky;left:0;background:var(--paper);
+  max-width:8.5rem;white-space:normal;overflow-wrap:anywhere}
+ th,td{padding:.4rem .5rem}
+}
+@media print{body{background:#fff}.scroll{overflow:visible}details>*{display:block}}
+"""
+)

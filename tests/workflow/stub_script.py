@@ -1,0 +1,69 @@
+"""Stand in for any script of the workflow: write the edge and, empty, the files declared beside it.
+
+Copied over every file of ``scripts/`` where only the DAG matters; it starts fast, for it imports nothing heavy.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ARTIFACT = ["arrays.safetensors", "run.json"]
+BESIDE = {
+    "scenes": ["images.npy", "masks.npy", "run.json"],
+    "image_folder": ["files.json", "run.json"],
+    "segmentation_folder": ["files.json", "run.json"],
+    "train": ["config.json", "model.safetensors", "history.csv", "run.json"],
+    "record": ["acts0{number}.bin", "{stem}.run.json"],
+    "label": ["labels.bin", "labels.run.json"],
+    "join_store": ["metadata.json", "shards.json", "run.json"],
+    "measure": ["{stem}.safetensors", "{stem}.run.json"],
+    "join_moments": ARTIFACT,
+    "fit": ARTIFACT,
+    "probe": ARTIFACT,
+    "join_codes": ["run.json"],
+    "evaluate": ["nmse_curve.csv"],
+    "score": ["per_class.csv", "features.csv"],
+    "write_tables": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
+    "render": ["nmse_l0.svg", "layers.svg", "classes.svg", "utilisation.svg", "history.svg"],
+}
+CODES = {"label": ["labels", "distances"], "topk": ["values", "indices"], "dense": ["values"]}
+
+
+def siblings(script: str, spec: dict[str, Any]) -> list[str]:
+    """Name the files beside the edge."""
+    if script == "prepare":
+        return BESIDE[spec["images"]["kind"]]
+    if script == "encode":
+        arrays = [f"{{stem}}.{name}.bin" for name in [*CODES[spec["layout"]], "errors"]]
+        return [*arrays, "{stem}.stats.safetensors", "{stem}.run.json"]
+    return BESIDE[script]
+
+
+def reached_by_import() -> None:
+    """Name modules as the real scripts do, for the code digest; never called."""
+    import eigenloom.bases.base  # noqa: F401
+
+
+def main(words: list[str]) -> None:
+    """Write an edge that depends on the specification and the inputs alone."""
+    options: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            options[word] = []
+        else:
+            options[list(options)[-1]].append(word)
+    spec, out = json.loads(options.pop("--spec")[0]), Path(options.pop("--out")[0])
+    for flag in ("--device", "--threads"):
+        options.pop(flag)
+    edges = sorted(path for paths in options.values() for path in paths)
+    inputs = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in edges}
+    script = Path(__file__).stem
+    for name in siblings(script, spec):
+        (out.parent / name.format(stem=out.stem, number=out.stem.rpartition("-")[2])).touch()
+    out.write_text("" if out.suffix == ".html" else json.dumps({"spec": spec, "inputs": inputs}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

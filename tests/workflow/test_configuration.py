@@ -1,0 +1,231 @@
+"""Every mistake gets one line that names the key, what was found and what would be right."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configuration import check, schema
+from plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = [ROOT / "config.yaml", *sorted((ROOT / "workflow/experiments").glob("*/config.yaml"))]
+
+
+def load(path: Path = EXPERIMENTS[0]) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The default configuration with one value put in at a dotted path; ``...`` takes it out."""
+    config = load()
+    *parents, key = path.split("/")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    if value is ...:
+        del node[key]
+    else:
+        node[key] = value
+    return config
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.parent.name)
+def test_shipped_configurations_are_valid(path):
+    assert check(load(path)) == []
+
+
+def test_the_default_configuration_names_every_key_and_comments_on_it():
+    config = load()
+    filled = copy.deepcopy(config)
+    check(filled)
+    assert set(config["sources"]["scenes"]["model"]) == set(filled["sources"]["scenes"]["model"])
+    assert set(config["probe"]) == set(filled["probe"])
+    assert set(config["encode"]) == set(filled["encode"])
+    assert set(config) == set(filled)
+    text = (ROOT / "config.yaml").read_text().splitlines()
+    for key in schema()["properties"]:
+        (line,) = (n for n, words in enumerate(text) if words.startswith(f"{key}:"))
+        assert "#" in "".join(text[line : line + 2]), key
+
+
+def test_every_property_is_described():
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            for name, child in (node.get("properties") or {}).items():
+                assert child.get("description"), f"{path}.{name}"
+                assert "additionalProperties" in child or child.get("type") != "object", f"{path}.{name}"
+            for name, child in node.items():
+                walk(child, f"{path}.{name}")
+        if isinstance(node, list):
+            for child in node:
+                walk(child, path)
+
+    walk(schema(), "")
+
+
+def test_defaults_come_from_the_kind_alone():
+    config = changed("bases", {"a": {"kind": "kmeans"}, "b": {"kind": "pca"}})
+    assert check(config) == []
+    assert config["bases"]["a"]["n_clusters"] == 4096
+    assert "n_clusters" not in config["bases"]["b"]
+    assert config["bases"]["b"]["codings"] == ["topk", "dense"]
+    again = copy.deepcopy(config)
+    assert check(again) == []
+    assert again == config
+
+
+SCENES = "sources/scenes"
+CUT = {"images": "scenes", "n_examples": 10}
+BAD_VALUES = [
+    ("bases/kmeans-256/n_clutsers", 3, "bases.kmeans-256: unknown key `n_clutsers`; did you mean `n_clusters`?"),
+    ("sede", 1, "unknown key `sede`; did you mean `seed`?"),
+    ("bases/pca/zzz", 1, "bases.pca: unknown key `zzz`; known: kind, codings, n_components, whiten, tol, rank_tol"),
+    ("name", ..., "missing key `name`"),
+    ("name", "Big_Name", "name: `Big_Name` is not a name: lower-case letters, digits and single hyphens"),
+    ("bases/a.b", {"kind": "pca"}, "bases: `a.b` is not a name: lower-case letters, digits and single hyphens"),
+    ("seed", -1, "seed: -1 is below the least value 0"),
+    ("seed", 1.5, "seed: 1.5 is not a whole number"),
+    ("seed", True, "seed: true is not a whole number"),
+    ("device", "gpu", "device: `gpu` is not a device: auto, cpu, mps, cuda or cuda:N"),
+    ("standardize", "standart", "standardize: 'standart' is not a choice; did you mean `standard`?"),
+    ("bases", {}, "bases: is empty, at least 1 entry is needed"),
+    ("bases", None, "bases: null is not a mapping"),
+    ("bases/pca", {"kind": "pcs"}, "bases.pca.kind: 'pcs' is not a choice; did you mean `pca`?"),
+    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca"),
+    ("bases/pca", 3, "bases.pca: 3 is not a mapping"),
+    ("probe/l2", "1e-8", "probe.l2: '1e-8' is not a number; YAML wants a dot before the exponent, as in 1.0e-8"),
+    ("probe/l2", 0, "probe.l2: 0 is not above 0"),
+    ("probe/bins", 1000000, "probe.bins: 1000000 is above the greatest value 65536"),
+    (f"{SCENES}/model/optimizer/betas", [1.0, 0.9], "sources.scenes.model.optimizer.betas.0: 1.0 is not below 1"),
+    (f"{SCENES}/images/scenes/digits", [2], "images.scenes.digits: [2] has 1 entries, at least 2"),
+    (f"{SCENES}/images/scenes/digits", [1, 2, 3], "digits: [1, 2, 3] has 3 entries, at most 2 are allowed"),
+    (f"{SCENES}/layers", [1, 1], "sources.scenes.layers: [1, 1] lists an entry twice"),
+    (f"{SCENES}/splits/probe_val", ..., "splits: `probe_train` and `probe_val` come together or not at all"),
+    (f"{SCENES}/splits/test", CUT, "unknown key `test`; known: fit_train, fit_val, probe_train, probe_val"),
+    (f"{SCENES}/images/scenes", {"kind": "image_folder"}, "sources.scenes.images.scenes: missing key `root`"),
+    (
+        f"{SCENES}/images/scenes",
+        {"kind": "image_folder", "root": "/data"},
+        "images.scenes.root: `/data` must be relative to the repository; link a folder elsewhere below `data/`",
+    ),
+]  # fmt: skip
+CONTRADICTIONS = [
+    (f"{SCENES}/layers", [1, 4], "sources.scenes.layers: no layer 4; 0-based: the last of 4 is 3"),
+    ("bases/pca/codings", ["onehot"], "pca.codings: `onehot` (onehot) does not fit pca, whose codes are projections"),
+    ("bases/pca/codings", ["tok"], "bases.pca.codings: no coding is called `tok`; those that fit: topk, dense"),
+    ("bases/kmeans-256/n_clusters", 128001, "n_clusters: 128001, but fit_train of scenes has 128000 rows"),
+    ("bases/pca/n_components", 97, "bases.pca.n_components: 97, but rows of scenes have length 96"),
+    ("bases/kmeans-064/init_rows", 63, "bases.kmeans-064.init_rows: 63 rows cannot seed 64 clusters"),
+    ("bases/pca-random", {"kind": "pca"}, "bases.pca-random: this is the name of the floor of `pca`; rename it"),
+    ("bases/pca", {"kind": "pca", "n_components": 1, "codings": ["topk"]},
+     "bases.pca.codings: every k keeps all entries of scenes; add `dense` or a smaller k"),
+    ("codings/nearest-00016", {"kind": "dense"}, "`nearest-00016` is also made by codings.nearest"),
+    (f"{SCENES}/splits/fit_val/images", "photos", "images: no set of images is called `photos`; known: scenes"),
+    (f"{SCENES}/model", {"kind": "trained", "source": "x"}, "source: `x` trains no network; sources that do: none"),
+    (f"{SCENES}/model/width", 98, "sources.scenes.model.width: 98 must be a multiple of heads (4) and of 4"),
+    (f"{SCENES}/model/patch", 7, "sources.scenes.model.patch: 64 pixels are not a multiple of 7"),
+    (f"{SCENES}/model/warmup", 1601, "sources.scenes.model.warmup: 1601 is more than the 1600 steps"),
+    (f"{SCENES}/model/preprocess/resize", "square", "n_patches: goes with `resize: square`, and only with it"),
+    (f"{SCENES}/model/preprocess", {"resize": "square", "n_patches": 10}, "n_patches: 10 is no square number"),
+    (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
+    (f"{SCENES}/images/scenes/digits", [4, 2], "sources.scenes.images.scenes.digits: 4 is more than 2"),
+    (f"{SCENES}/images/scenes/zooms", [9], "images.scenes.zooms: a digit of 72 pixels does not fit a canvas of 64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "line"), [*BAD_VALUES, *CONTRADICTIONS], ids=lambda x: str(x)[:40])
+def test_a_mistake_is_one_line(path, value, line):
+    lines = check(changed(path, value))
+    assert len(lines) == 1, lines
+    assert line in lines[0]
+
+
+def folders(**changes: Any) -> dict[str, Any]:
+    """A configuration of a source with folders, recorded with the network of the scenes."""
+    config = load()
+    config["bases"]["pca"]["codings"] = ["dense"]
+    config["sources"]["photos"] = {
+        "images": {
+            "plain": {"kind": "image_folder", "root": "data/plain"},
+            "masked": {"kind": "segmentation_folder", "root": "data/masked", "classes": {"sky": [1], "sea": [2, 3]}},
+            **changes.pop("images", {}),
+        },
+        "splits": {
+            "fit_train": {"images": "plain", "n_examples": 500},
+            "fit_val": {"images": "plain", "n_examples": 100, "first": 500},
+            "probe_train": {"images": "masked", "n_examples": 50},
+            "probe_val": {"images": "masked", "n_examples": 50, "first": 50},
+            **changes.pop("splits", {}),
+        },
+        "model": {"kind": "trained", "source": "scenes"},
+        "layers": [3],
+        **changes,
+    }
+    return config
+
+
+def test_folders_recorded_with_another_sources_network_are_valid():
+    config = folders()
+    assert check(config) == []
+    source = Plan(config).sources["photos"]
+    assert (source.width, source.n_tokens, source.model_source) == (96, 64, "scenes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"splits": {"fit_val": {"images": "plain", "n_examples": 9, "first": 499}}},
+         "sources.photos.splits.fit_val: shares images with fit_train; `first: 500` would not"),
+        ({"splits": {"probe_val": {"images": "plain", "n_examples": 9, "first": 900}}},
+         "sources.photos.splits.probe_val: probes need patch labels; image_folder has none, "
+         "scenes, segmentation_folder have"),
+        ({"images": {"bad": {"kind": "segmentation_folder", "root": "data/x", "classes": {"sky": [0]}}}},
+         "sources.photos.images.bad.classes: mask id 0 is both void and sky"),
+        ({"images": {"small": {"kind": "scenes", "canvas": 32, "zooms": [2]}},
+          "splits": {"fit_val": {"images": "small", "n_examples": 9}}},
+         "sources.photos.splits.fit_val: 16 patches per image, but the network takes 64"),
+        ({"layers": [4]}, "sources.photos.layers: no layer 4; 0-based: the last of 4 is 3"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_folders(changes, line):
+    assert check(folders(**changes)) == [line]
+
+
+def test_training_needs_masks_and_a_size():
+    config = folders(model={"kind": "vit"})
+    lines = check(config)
+    sizes = "image_folder images differ in size; set `resize: square` and `n_patches`"
+    assert f"sources.photos.model.preprocess: {sizes}" in lines
+    assert any("fit_train: image_folder has no masks to train a network on" in line for line in lines)
+
+
+def test_all_mistakes_are_listed_at_once():
+    config = changed("seed", -1)
+    config["sources"]["scenes"]["splits"]["fit_val"]["n_examples"] = 0
+    config["bases"]["pca"]["whitten"] = True
+    assert len(check(config)) == 3
+
+
+def test_experiments_name_their_sources_and_themselves_differently():
+    configs = [load(path) for path in EXPERIMENTS]
+    names = [name for config in configs for name in [*config["sources"]]]
+    assert len(names) == len(set(names))
+    assert len({config["name"] for config in configs}) == len(configs)
+    assert len(configs) >= 2
+
+
+def test_a_kind_from_another_package_is_taken_as_it_is(monkeypatch):
+    from eigenloom.bases import registry
+
+    class Entry:
+        name, value = "ica", "elsewhere.ica:ICA"
+
+    found = lambda group, name=None: [Entry()] if name in (None, "ica") else []  # noqa: E731
+    monkeypatch.setattr(registry, "entry_points", found)
+    config = changed("bases/ica", {"kind": "ica", "n_components": 8, "own": 1, "codings": ["dense"]})
+    assert check(config) == []
+    assert Plan(config).bases["ica-random"] == {"kind": "random_directions", "n_components": 8}
+    assert check(changed("bases/ica", {"kind": "icaa"})) != []

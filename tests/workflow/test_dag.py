@@ -1,0 +1,211 @@
+"""What Snakemake plans after a run, after each kind of edit, and for each target; scripts are stubs."""
+
+import getpass
+import json
+import os
+import re
+import socket
+
+import pytest
+from projects import planned_in
+
+pytestmark = pytest.mark.dag
+
+
+def rules(planned: set[str]) -> set[str]:
+    """The rules of planned jobs."""
+    return {job.split()[0] for job in planned}
+
+
+def of(planned: set[str], rule: str) -> set[str]:
+    """What the planned jobs of a rule make."""
+    return {job.split()[1] for job in planned if job.split()[0] == rule}
+
+
+def test_nothing_is_planned_after_a_run_nor_in_a_clone_with_reversed_times(built, project):
+    assert built.planned() == set()
+    files = sorted((p for p in (project.root / "artifacts").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime)
+    times = [path.stat().st_mtime_ns for path in files]
+    for path, time in zip(files, reversed(times), strict=True):
+        os.utime(path, ns=(time, time))
+    assert project.planned() == set()
+
+
+def test_records_name_neither_machine_nor_user(built):
+    records = [p for p in (built.root / ".snakemake/metadata").rglob("*") if p.is_file()]
+    assert len(records) > 300
+    text = "".join(path.read_text() for path in records)
+    assert str(built.root) not in text
+    assert socket.gethostname() not in text
+    assert getpass.getuser() == "root" or getpass.getuser() not in text
+
+
+def test_all_asks_for_every_file_that_any_rule_makes(built, unbuilt):
+    text = unbuilt.snakemake("-n", "all")
+    asked = set(re.search(r"^rule all:\n    input: (.*)$", text, re.M)[1].split(", "))
+    made = {str(p.relative_to(built.root)) for d in ("artifacts", "results") for p in (built.root / d).rglob("*")}
+    assert asked == {path for path in made if (built.root / path).is_file()}
+
+
+def test_each_family_is_a_target(fresh):
+    families = ("stores", "moments", "bases", "codes", "probes", "metrics", "report")
+    text = fresh.snakemake("-n", *families)
+    assert set(families) <= set(re.findall(r"^rule (\w+):", text, re.M))
+
+
+def test_an_edit_of_one_basis_plans_exactly_its_jobs_and_undoing_it_none(project):
+    project.edit("config.yaml", "n_clusters: 16", "n_clusters: 15")
+    planned = project.planned()
+    jobs_of_it = {job for job in planned if "/kmeans-016" in job}
+    assert rules(planned - jobs_of_it) == {"tabulate", "render"}
+    layers, codings = ["layer-00", "layer-01"], ["onehot", "inverse-distance"]
+    both = ["kmeans-016", "kmeans-016-random"]
+    at = "tiny-scenes"
+    assert of(planned, "fit") == {f"artifacts/{at}/bases/{b}/{layer}/meta.json" for b in both for layer in layers}
+    assert of(planned, "evaluate") == {
+        f"results/{at}/{layer}/{b}/reconstruction.json" for b in both for layer in layers
+    }
+    assert of(planned, "probe") == {
+        f"artifacts/{at}/probes/{b}/{c}/{layer}/meta.json" for b in both for c in codings for layer in layers
+    }
+    assert of(planned, "score") == {
+        f"results/{at}/{layer}/kmeans-016/{c}/metrics.json" for c in codings for layer in layers
+    }
+    assert {p.split("/")[4] for p in of(planned, "join_codes")} == {"label"}
+    assert rules(jobs_of_it) == {"fit", "encode_label", "join_codes", "evaluate", "probe", "score"}
+    target = f"results/{at}/layer-01/kmeans-016/onehot/metrics.json"
+    assert len(project.planned(target)) < len(planned) / 2
+    project.edit("config.yaml", "n_clusters: 15", "n_clusters: 16")
+    assert project.planned() == set()
+
+
+def test_an_edit_that_keeps_the_size_leaves_the_floor_alone(project):
+    project.edit("config.yaml", "n_clusters: 16,", "n_clusters: 16, max_iter: 7,")
+    planned = project.planned()
+    assert not any("random" in job for job in planned)
+    assert rules(planned) == {"fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "render"}
+
+
+def test_device_threads_comments_and_docstrings_plan_nothing(project):
+    project.edit("config.yaml", "device: cpu", "device: cuda")
+    module = project.root / "src/eigenloom/bases/base.py"
+    module.write_text("# a comment\n" + module.read_text().replace('"""The contract', '"""A contract', 1))
+    assert project.planned("--set-threads", "fit=1", "--", "all") == set()
+
+
+def test_an_edit_of_a_kind_plans_the_jobs_of_that_kind(project):
+    # the floor of PCA is of another kind, and stays
+    module = project.root / "src/eigenloom/bases/pca.py"
+    module.write_text((module.read_text() if module.exists() else "") + "\nADDED = 1\n")
+    os.utime(module)
+    planned = project.planned()
+    assert rules(planned) == {"fit", "encode_topk", "join_codes", "evaluate", "probe", "score", "tabulate", "render"}
+    assert {job.split("/")[3] for job in planned if job.startswith(("fit", "probe"))} == {"pca"}
+
+
+def test_a_lost_array_is_remade_alone(project):
+    lost = "artifacts/tiny-scenes/bases/pca/layer-01/arrays.safetensors"
+    edge = (project.root / lost).with_name("meta.json")
+    before = edge.read_bytes()
+    (project.root / lost).unlink()
+    assert rules(project.planned()) >= {"fit"}
+    assert re.findall(r"rule (\w+):", project.snakemake(lost)) == ["fit"]
+    assert edge.read_bytes() == before
+    assert project.planned() == set()
+
+
+def test_experiments_replace_the_default_and_overlays_overlay(fresh, unbuilt):
+    text = (unbuilt.root / "config.yaml").read_text().replace("tiny-scenes", "other").replace("name: tiny", "name: o")
+    (unbuilt.root / "other.yaml").write_text(text)
+    planned = unbuilt.planned("all", "--configfile", "other.yaml", "--config", "seed=3")
+    assert len(planned) > 90
+    assert not any("tiny" in job for job in planned)
+    assert planned == {job.replace("tiny-scenes", "other").replace("tiny", "o") for job in fresh.planned()}
+
+
+def test_a_mistake_stops_with_its_line(unbuilt):
+    unbuilt.edit("config.yaml", "n_clusters: 16", "n_clutsers: 16")
+    text = unbuilt.snakemake("-n", "all", status=1)
+    assert "config.yaml: bases.kmeans-016: unknown key `n_clutsers`; did you mean `n_clusters`?" in text
+    assert "Traceback" not in text
+
+
+def test_a_gpu_is_asked_for_where_it_pays(fresh):
+    text = fresh.snakemake("-n", "all", "--config", "device=auto")
+    asked = dict.fromkeys(re.findall(r"^rule (\w+):", text, re.M), "")
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:.+\n)*?    resources: .*gpu=(\d)", text, re.M)
+    for rule, gpu in jobs:
+        asked[rule] = asked.get(rule, "") + gpu
+    assert set(asked["fit"]) == {"0", "1"}
+    assert asked["fit"].count("1") == 4
+    for rule in ("train", "record", "measure", "encode_label", "encode_topk", "evaluate", "probe"):
+        assert set(asked[rule]) == {"1"}, rule
+    for rule in ("draw", "label", "join_store", "join_moments", "join_codes", "score", "tabulate", "render"):
+        assert set(asked[rule]) == {"0"}, rule
+
+
+FOLDERS = """
+  photos:
+    images:
+      plain: {kind: image_folder, root: data/plain}
+      masked: {kind: segmentation_folder, root: data/masked, classes: {sky: [1], sea: [2]}}
+      drawn: {kind: scenes, canvas: 32, zooms: [2]}
+    splits:
+      fit_train: {images: plain, n_examples: 500}
+      fit_val: {images: drawn, n_examples: 40}
+      probe_train: {images: masked, n_examples: 50}
+      probe_val: {images: masked, n_examples: 50, first: 50}
+    model: {kind: trained, source: tiny-scenes}
+    layers: [1]
+
+bases:"""
+
+
+def test_folders_are_listed_and_recorded_with_another_sources_network(unbuilt):
+    unbuilt.edit("config.yaml", "\nbases:", FOLDERS)
+    unbuilt.edit("config.yaml", "encode: {", "encode: {materialize: [label, topk, dense], ")
+    (unbuilt.root / "data/plain").mkdir(parents=True)
+    (unbuilt.root / "data/masked").mkdir()
+    text = unbuilt.snakemake("-n", "all")
+    planned = planned_in(text)
+    assert of(planned, "list_images") == {
+        f"artifacts/photos/images/{split}/meta.json" for split in ("fit_train", "probe_train", "probe_val")
+    }
+    assert "artifacts/photos/images/fit_val/meta.json" in of(planned, "draw")
+    assert "artifacts/photos/saev/shards/fit_train/labels.json" not in of(planned, "label")
+    assert "artifacts/photos/saev/shards/fit_val/labels.json" in of(planned, "label")
+    assert len(of(planned, "train")) == 1
+    inputs = {out: names.split(", ") for names, out in re.findall(r"    input: (.*)\n    output: ([^\s,]+)", text)}
+    assert inputs["artifacts/photos/images/probe_val/meta.json"] == ["data/masked"]
+    shards = "artifacts/photos/saev/shards"
+    assert inputs[f"{shards}/fit_train/shard-00000.json"] == [
+        "artifacts/photos/images/fit_train/meta.json", "artifacts/tiny-scenes/model/meta.json",
+    ]  # fmt: skip
+    assert inputs[f"{shards}/probe_val/store.json"][-2:] == [
+        f"{shards}/probe_val/shard-00000.json", f"{shards}/probe_val/labels.json",
+    ]  # fmt: skip
+    stores = [f"{shards}/probe_train/store.json", f"{shards}/probe_val/store.json"]
+    for basis, coding, layout in (("kmeans-016", "onehot", "label"), ("pca", "topk-00004", "topk"),
+                                  ("pca", "dense", "dense"), ("kmeans-016", "inverse-distance", "dense")):  # fmt: skip
+        codes = f"artifacts/photos/codes/{basis}/{layout}/layer-01"
+        assert inputs[f"artifacts/photos/probes/{basis}/{coding}/layer-01/meta.json"] == [
+            *stores, f"artifacts/photos/bases/{basis}/layer-01/meta.json",
+            f"{codes}/probe_train/manifest.json", f"{codes}/probe_val/manifest.json",
+        ]  # fmt: skip
+    floor = "artifacts/photos/bases/pca-random/layer-01/meta.json"
+    assert inputs["artifacts/photos/probes/pca-random/dense/layer-01/meta.json"] == [*stores, floor]
+    assert "is absent" not in text
+
+
+def test_folders_that_are_absent_are_named(unbuilt):
+    unbuilt.edit("config.yaml", "\nbases:", FOLDERS)
+    text = unbuilt.snakemake("-n", "bases", status=1)
+    assert "sources.photos.images.plain: data/plain is absent; edits of it are not seen" in text
+    assert re.search(r"Missing input files for rule list_images:.*\n(.*\n)*?.*data/plain", text)
+
+
+def test_edges_hold_what_the_guard_compares(built):
+    for path in (built.root / "artifacts").rglob("*/meta.json"):
+        edge = json.loads(path.read_text())
+        assert set(edge["spec"]) > {"code"}
+        assert all(name.startswith(("artifacts/", "results/")) for name in edge["inputs"])

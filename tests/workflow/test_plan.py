@@ -1,0 +1,340 @@
+"""What a configuration asks for, and which jobs an edit of each key changes, without Snakemake."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import specs as specs_module
+from configuration import check, schema
+from plan import FAMILIES, Plan
+from source import cuts
+from specs import Specs
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = [rule for rules in FAMILIES.values() for rule in rules]
+
+
+@pytest.fixture(autouse=True)
+def _one_digest(monkeypatch):
+    """Code does not change here, and scripts need not exist."""
+    monkeypatch.setattr(specs_module, "code", lambda rule, kind: f"{rule} {kind}")
+
+
+def default() -> dict[str, Any]:
+    """The default configuration and, so that every key occurs, a source of folders and one basis more."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["sources"]["photos"] = {
+        "images": {
+            "plain": {"kind": "image_folder", "root": "data/plain"},
+            "masked": {"kind": "segmentation_folder", "root": "data/masked", "classes": {"sea": [1], "air": [2, 3]}},
+        },
+        "splits": {
+            "fit_train": {"images": "plain", "n_examples": 2000},
+            "fit_val": {"images": "plain", "n_examples": 100, "first": 2000},
+            "probe_train": {"images": "masked", "n_examples": 50},
+            "probe_val": {"images": "masked", "n_examples": 50, "first": 50},
+        },
+        "model": {"kind": "trained", "source": "scenes"},
+        "layers": [3],
+    }
+    config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
+    config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
+    config["encode"]["materialize"] = ["label", "topk", "dense"]
+    return config
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    config = copy.deepcopy(config)
+    assert check(config) == []
+    return Plan(config)
+
+
+def texts(config: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    """(rule, wildcards) of every job -> its specification."""
+    plan = plan_of(config)
+    specs = Specs(plan)
+    return {(rule, *job.values()): specs.text(rule, job) for rule in RULES for job in plan.jobs(rule)}
+
+
+def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...]]:
+    """The jobs that an edit adds, removes or gives another specification."""
+    after = copy.deepcopy(before)
+    *parents, key = path.split("/")
+    node = after
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[key] = value
+    one, two = texts(before), texts(after)
+    return {job for job in one.keys() | two.keys() if one.get(job) != two.get(job)}
+
+
+S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
+SEEDED = {"draw", "list_images", "train", "fit", "probe"}
+ENCODES = {"encode_label", "encode_topk", "encode_dense"}
+STORE = {"record", "join_store"}
+CODINGS = {"probe", "score"}
+AFTER_LAYERS = {*STORE, "join_moments", "fit", "evaluate", *ENCODES, "join_codes", *CODINGS}
+# Dotted path -> (another value, rules whose own specification changes). What follows from inputs, Snakemake knows.
+EDITS: dict[str, tuple[Any, set[str]]] = {
+    "name": ("other", {"tabulate", "render"}),
+    "seed": (1, SEEDED),
+    "device": ("cpu", set()),
+    "standardize": ("center", {"fit"}),
+    f"{S}/images/scenes/canvas": (72, {"draw", "train", "label", "record", "measure", *ENCODES}),
+    f"{S}/images/scenes/patch": (16, {"draw"}),
+    f"{S}/images/scenes/digits": ([1, 4], {"draw"}),
+    f"{S}/images/scenes/zooms": ([4, 3, 2], {"draw"}),
+    "sources/photos/images/plain/root": ("data/other", {"list_images"}),
+    "sources/photos/images/masked/root": ("data/other", {"list_images"}),
+    "sources/photos/images/masked/classes": ({"air": [2, 3], "sea": [1]}, {"list_images"}),
+    "sources/photos/images/masked/void": ([0, 255], {"list_images"}),
+    "sources/photos/splits/fit_val/first": (2001, {"list_images"}),
+    "sources/photos/splits/fit_val/images": ("masked", {"list_images", "label"}),
+    f"{S}/splits/fit_val/n_examples": (300, {"draw", *STORE}),
+    f"{S}/splits/probe_val/n_examples": (500, {"draw", *STORE, *ENCODES}),
+    f"{M}/width": (32, {"train", "evaluate", "encode_topk", *CODINGS}),
+    f"{M}/depth": (5, {"train"}),
+    f"{M}/heads": (8, {"train"}),
+    f"{M}/patch": (16, {"train", "label", "record", "measure", *ENCODES}),
+    f"{M}/steps": (100, {"train"}),
+    f"{M}/batch_size": (16, {"train"}),
+    f"{M}/warmup": (0, {"train"}),
+    f"{M}/void_weight": (0.5, {"train"}),
+    f"{M}/optimizer/lr": (0.001, {"train"}),
+    f"{M}/optimizer/betas": ([0.9, 0.9], {"train"}),
+    f"{M}/optimizer/weight_decay": (0.0, {"train"}),
+    f"{M}/optimizer/clip": (2.0, {"train"}),
+    f"{M}/bar/accuracy": (0.5, {"train"}),
+    f"{M}/bar/recall": (0.5, {"train"}),
+    f"{M}/bar/below_prior": (True, {"train"}),
+    f"{M}/preprocess": ({"resize": "square", "n_patches": 64}, {"train", "label"}),
+    f"{M}/preprocess/resize": None,  # the two go together, above
+    f"{M}/preprocess/n_patches": None,
+    f"{M}/preprocess/mean": ([0.0, 0.0, 0.0], {"train"}),
+    f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"train"}),
+    "sources/photos/model/source": None,  # needs a second network, below
+    f"{S}/layers": ([0, 3], AFTER_LAYERS),
+    f"{S}/labels": ("majority", {"label", "train"}),
+    f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
+    f"{S}/record/max_tokens_per_shard": (32500, {*STORE, "measure", *ENCODES}),
+    f"{S}/record/batch_size": (50, {"record"}),
+    f"{S}/record/forward_dtype": ("bfloat16", {"record"}),
+    f"{K}/n_clusters": (255, {"fit"}),
+    f"{K}/codings": (["onehot"], CODINGS),
+    **{
+        f"{K}/{key}": (value, {"fit"})
+        for key, value in {
+            "algorithm": "minibatch", "batch_size": 1, "minibatch_iter": 1, "polish_iter": 1, "n_init": 1,
+            "max_iter": 1, "tol": 0.5, "init": "random", "init_rows": 999, "learning_rate": "ema",
+            "decay": 0.5, "ema": 0.5, "relocate": 0.0, "precision": "screen",
+        }.items()
+    },
+    f"{P}/n_components": (16, {"fit", "evaluate", "encode_topk", *CODINGS}),
+    f"{P}/codings": (["topk"], CODINGS),
+    f"{P}/whiten": (True, {"fit"}),
+    f"{P}/tol": (0.1, {"fit"}),
+    f"{P}/rank_tol": (0.1, {"fit"}),
+    "codings/inverse-distance/eps": (1.0, {"probe"}),
+    "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
+    "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
+    "codings/few/k": (7, {"probe"}),
+    "codings/few/values": ("similarity", {"probe"}),
+    "codings/few/eps": (1.0, {"probe"}),
+    "codings/near/tau": (2.0, {"probe"}),
+    "codings/near/quantile": (0.2, {"probe"}),
+    "measure/shards_per_job": (1, {"measure"}),
+    "encode/shards_per_job": (1, ENCODES),
+    "encode/materialize": (["label", "topk"], {"encode_dense", "join_codes"}),
+    "encode/splits": (["fit_val"], {*ENCODES, "join_codes"}),
+    "encode/dtype": ("float16", {"encode_dense"}),
+    **{
+        f"probe/{key}": (value, {"probe"})
+        for key, value in {
+            "l2": 1.0e-4, "objective": "saev", "class_weight": "inverse_frequency", "bins": 64, "polish": "all",
+            "polish_limit": 1, "top_n": 0, "memory_mb": 64, "void": "class",
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [path for path, edit in EDITS.items() if edit])
+def test_an_edit_of_a_key_changes_exactly_its_rules(path):
+    value, rules = EDITS[path]
+    jobs = changed(default(), path, value)
+    assert {job[0] for job in jobs} == rules
+    if path.startswith(K):
+        assert all({"kmeans-256", "kmeans-256-random"} & set(job) for job in jobs)
+        assert any("kmeans-256-random" in job for job in jobs) == (path.endswith(("n_clusters", "codings")))
+    if path.startswith(P) and not path.endswith(("n_components", "codings")):
+        assert not any("pca-random" in job for job in jobs)
+
+
+def test_every_key_of_the_schema_has_its_edit():
+    """Each leaf of the schema occurs in the table above, by its place with names and kinds left out."""
+
+    def leaves(node: Any, path: tuple[str, ...]) -> set[tuple[str, ...]]:
+        while "$ref" in node:
+            node = schema()["$defs"][node["$ref"].rpartition("/")[2]]
+        found = set()
+        for key, child in node.get("properties", {}).items():
+            found |= {() if key == "kind" else leaf for leaf in leaves(child, (*path, key))}
+        if path != ("classes",) and isinstance(node.get("additionalProperties"), dict) and path[-1] != "classes":
+            found |= leaves(node["additionalProperties"], (*path, "*"))
+        for child in node.get("oneOf", []):
+            found |= leaves(child, path)
+        return found - {()} or {path}
+
+    named = {"sources": (1, 3), "bases": (1,), "codings": (1,)}
+
+    def place(path: str) -> tuple[str, ...]:
+        parts = path.split("/")
+        wild = [*named.get(parts[0], ())]
+        if parts[:1] == ["sources"] and (len(parts) < 4 or parts[2] not in ("images",)):
+            wild = [1]
+        return tuple("*" if n in wild and n < len(parts) else part for n, part in enumerate(parts))
+
+    tested = {place(path) for path in EDITS}
+    splits = {("sources", "*", "splits", s, k) for s in ("fit_train", "fit_val", "probe_train", "probe_val")
+              for k in ("images", "n_examples", "first")}  # fmt: skip
+    missing = {leaf for leaf in leaves(schema(), ()) if leaf not in tested} - splits
+    assert missing == {("codings", "*")}  # codings that have a kind and nothing else
+
+
+def test_another_network_changes_what_is_recorded():
+    config = default()
+    config["sources"]["other"] = {**copy.deepcopy(config["sources"]["scenes"])}
+    config["sources"]["other"]["model"]["steps"] = 64
+    jobs = changed(config, "sources/photos/model/source", "other")
+    assert {job[1] for job in jobs} == {"photos"}
+    assert {job[0] for job in jobs} == {"join_store"}  # the rest follows from the input of `record`
+
+
+def test_swapped_values_are_seen():
+    one, two = default(), default()
+    one["bases"]["kmeans-256"] |= {"n_init": 3, "minibatch_iter": 7}
+    two["bases"]["kmeans-256"] |= {"n_init": 7, "minibatch_iter": 3}
+    assert texts(one) != texts(two)
+
+
+def test_the_order_of_keys_means_nothing():
+    config = default()
+    assert texts({key: config[key] for key in reversed(config)}) == texts(config)
+
+
+def test_default_numbers():
+    plan = plan_of(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    source = plan.sources["scenes"]
+    assert source.n_tokens == 64
+    assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 2]
+    assert source.n_rows("fit_train") == 128_000
+    assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
+    assert plan.dropped("scenes") == {"pca": ["topk-00256", "topk-01024"]}
+    assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
+    (remark,) = plan.remarks()
+    assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
+
+
+def test_tiny_numbers():
+    plan = plan_of(yaml.safe_load((ROOT / "workflow/experiments/tiny/config.yaml").read_text()))
+    (source,) = plan.sources.values()
+    assert source.n_tokens == 16
+    assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 1]
+
+
+def test_floors_are_fitted_evaluated_and_probed_but_neither_encoded_nor_scored():
+    plan = plan_of(default())
+    assert plan.bases["pca-random"] == {"kind": "random_directions"}
+    assert plan.bases["kmeans-256-random"]["n_clusters"] == 256
+    assert plan.bases["kmeans-256-random"]["max_iter"] == 0
+
+    def of(rule: str) -> set[str]:
+        return {job["basis"] for job in plan.jobs(rule)}
+
+    assert of("fit") == of("evaluate") == of("probe") == set(plan.bases)
+    assert of("score") == of("join_codes") == set(plan.config["bases"])
+    assert plan.viewed("scenes", "pca-random", "dense") is None
+
+
+def test_layouts_follow_the_geometry():
+    config = default()
+    config["encode"]["materialize"] = ["label", "topk"]
+    plan = plan_of(config)
+    assert plan.layouts("kmeans-256", "scenes") == ["label"]
+    assert plan.layouts("pca", "scenes") == ["topk"]
+    views = {c: plan.viewed("scenes", "kmeans-064", c) for c in plan.sweep("kmeans-064", "scenes")}
+    assert views == {
+        "onehot": "label", "inverse-distance-nearest": "label", "inverse-distance": None, "similarity": None,
+        "near": None, "few": None,
+    }  # fmt: skip
+    assert {plan.viewed("scenes", "pca", c) for c in ("topk-00001", "topk-00064")} == {"topk"}
+    assert plan.viewed("scenes", "pca", "dense") is None
+    config["encode"] = {"materialize": ["dense"]}
+    dense = plan_of(config)
+    assert {dense.viewed("scenes", "kmeans-064", c) for c in dense.sweep("kmeans-064", "scenes")} == {"dense"}
+    config["encode"] = {"splits": ["fit_val", "probe_train"]}
+    assert plan_of(config).viewed("scenes", "pca", "topk-00001") is None
+
+
+def test_specifications_hold_what_scripts_read():
+    plan = plan_of(default())
+    specs = Specs(plan)
+    scenes = {"source": "scenes"}
+    assert specs.draw({**scenes, "split": "fit_val"}) == {
+        "seed": 0, "source": "scenes", "split": "fit_val", "n_examples": 400, "first": 0,
+        "images": {"kind": "scenes", "canvas": 64, "patch": 8, "digits": [2, 4], "zooms": [2, 3, 4]},
+    }  # fmt: skip
+    masked = specs.list_images({"source": "photos", "split": "probe_val"})
+    assert masked["images"]["classes"] == [["sea", [1]], ["air", [2, 3]]]
+    assert specs.record({**scenes, "split": "fit_train", "part": "00003"}) == {
+        "source": "scenes", "split": "fit_train", "shard": 3, "layers": [1, 3], "n_examples": 2000,
+        "max_tokens_per_shard": 65000, "batch_size": 100, "forward_dtype": "float32",
+    }  # fmt: skip
+    at = {**scenes, "layer": "layer-03", "split": "fit_val", "part": "00000"}
+    assert specs.encode_topk({**at, "basis": "pca"})["stored_k"] == 64
+    assert specs.encode_dense({**at, "basis": "kmeans-256"})["values"] == "squared-distance"
+    assert "values" not in specs.encode_dense({**at, "basis": "pca"})
+    fit = specs.fit({**scenes, "layer": "layer-03", "basis": "pca"})
+    assert fit["basis"] == {"kind": "pca", "whiten": False, "tol": 0.0}
+    probe = specs.probe({**scenes, "layer": "layer-03", "basis": "kmeans-064", "coding": "few"})
+    assert probe["coding"] == {"kind": "nearest", "k": 8, "values": "inverse-distance", "eps": 1e-6}
+    assert specs.evaluate({**scenes, "layer": "layer-03", "basis": "kmeans-064"})["topk"] == []
+
+
+@pytest.mark.parametrize(("n", "size", "expected"), [(5, 2, [[0, 1], [2, 3], [4]]), (2, 8, [[0, 1]]), (1, 1, [[0]])])
+def test_cuts(n, size, expected):
+    assert cuts(n, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "fit", "probe"),
+    [("cpu", "00", 0), ("mps", "00", 0), ("auto", "10", 1), ("cuda", "10", 1), ("cuda:1", "10", 1)],
+)  # fmt: skip
+def test_gpus_are_asked_for_where_the_device_may_be_one_and_the_kind_profits(device, fit, probe):
+    plan = plan_of(default())
+    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in ("kmeans-256", "pca")) == fit
+    assert plan.gpus("probe", device, {"basis": "pca"}) == probe
+    assert plan.gpus("join_store", "cpu", {}) == 0
+
+
+def test_a_source_without_labels_is_neither_probed_nor_scored():
+    config = default()
+    del config["sources"]["photos"]["splits"]["probe_train"], config["sources"]["photos"]["splits"]["probe_val"]
+    plan = plan_of(config)
+    for rule in ("probe", "score", "label"):
+        assert {job["source"] for job in plan.jobs(rule)} == {"scenes"}
+    assert {job["source"] for job in plan.jobs("evaluate")} == {"scenes", "photos"}
+
+
+def test_draw_and_list_share_the_splits_between_them():
+    config = default()
+    config["sources"]["photos"]["images"]["drawn"] = {"kind": "scenes"}
+    config["sources"]["photos"]["splits"]["probe_val"] = {"images": "drawn", "n_examples": 5}
+    plan = plan_of(config)
+    drawn, listed = ({(j["source"], j["split"]) for j in plan.jobs(rule)} for rule in ("draw", "list_images"))
+    assert ("photos", "probe_val") in drawn
+    assert ("photos", "probe_train") in listed
+    assert len(drawn | listed) == 8
+    assert not drawn & listed

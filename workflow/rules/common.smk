@@ -1,0 +1,116 @@
+# The checked configuration, and what rules ask of it: specifications, wildcards, targets, resources, environments.
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+sys.path[:0] = [f"{workflow.basedir}/src", f"{workflow.basedir}/workflow"]
+
+from configuration import check
+from plan import FAMILIES, Plan
+from source import SPLITS
+from specs import Specs
+
+CONFIG_FILE = ", ".join(os.path.relpath(path) for path in workflow.overwrite_configfiles) or "config.yaml"
+MAX_PATH = 100
+
+if mistakes := check(config):
+    raise WorkflowError(*(f"{CONFIG_FILE}: {line}" for line in mistakes))
+
+plan = Plan(config)
+specs = Specs(plan)
+CPU, DEVICE = "../../envs/cpu.yaml", f"../../envs/{plan.environment}.yaml"
+shell.prefix("export PYTHONPATH=src${{PYTHONPATH:+:$PYTHONPATH}}; ")
+
+if workflow.is_main_process:
+    for line in plan.remarks():
+        logger.info(f"{CONFIG_FILE}: {line}")
+
+
+def spec_for(rule):
+    """The one parameter of a rule: canonical JSON of all that changes its result."""
+    return lambda wildcards: specs.text(rule, dict(wildcards.items()))
+
+
+def command(script, edge, *names, threads="{threads}"):
+    """Every script is called alike: its specification, the edge it writes, the edges it reads."""
+    edges = " ".join(f"--{name.replace('_', '-')} {{input.{name}}}" for name in names)
+    return (
+        f"exec python scripts/{script}.py --spec {{params.spec:q}} --out {{output.{edge}}} {edges}"
+        f" --device {{resources.device}} --threads {threads} > {{log}} 2>&1"
+    )
+
+
+def artifact(directory):
+    """The three files of an artifact."""
+    return {
+        "meta": f"{directory}/meta.json",
+        "arrays": f"{directory}/arrays.safetensors",
+        "run": f"{directory}/run.json",
+    }
+
+
+def figure(path, category="Figures"):
+    """A file below `results` with its caption for `snakemake --report`."""
+    return report(f"results/{path}", caption=f"../report/{Path(path).stem}.rst", category=category)
+
+
+def needs(rule, mem_mb, runtime, device="cpu"):
+    """Memory, growing with each attempt, minutes, and where the device may be a GPU that the work profits from, one."""
+    return {
+        "mem_mb": lambda wildcards, attempt: mem_mb * attempt,
+        "runtime": runtime,
+        "gpu": lambda wildcards: plan.gpus(rule, device, dict(wildcards.items())),
+        "device": device,
+    }
+
+
+def outputs(rule, *names, **wildcards):
+    """The outputs, or those of some names, of every job of a rule, or of those with some wildcards."""
+    files = getattr(rules, rule).output
+    templates = [str(getattr(files, name)) for name in names] or list(map(str, files))
+    return [template.format(**job) for job in plan.jobs(rule, **wildcards) for template in templates]
+
+
+def targets(*families):
+    """Every file of some families."""
+    return lambda wildcards: [path for family in families for rule in FAMILIES[family] for path in outputs(rule)]
+
+
+def parts(wildcards):
+    """The edges that a manifest of codes joins."""
+    return outputs(f"encode_{wildcards.layout}", "part", **{k: v for k, v in wildcards.items() if k != "layout"})
+
+
+def manifest(wildcards, split):
+    """The manifest of the written codes that a coding is read from; nothing where the probe streams."""
+    layout = plan.viewed(wildcards.source, wildcards.basis, wildcards.coding)
+    place = {k: v for k, v in wildcards.items() if k != "coding"}
+    return outputs("join_codes", "manifest", **place, split=split, layout=layout) if layout else []
+
+
+def splits_of(rule):
+    """The pattern of the splits whose images a rule makes; another rule makes the others at the same paths."""
+    places = [f"(?<=/{job['source']}/images/){job['split']}" for job in plan.jobs(rule)]
+    return "|".join(places) or "(?!)"
+
+
+def refuse_long_paths():
+    """Snakemake names its records after paths, and a file name has its limits."""
+    longest = max(targets(*FAMILIES)(None), key=len)
+    if len(longest) > MAX_PATH:
+        raise WorkflowError(
+            f"{CONFIG_FILE}: {longest} has {len(longest)} characters, {MAX_PATH} are allowed; shorten the names in it"
+        )
+
+
+wildcard_constraints:
+    source="|".join(plan.sources),
+    split="|".join(SPLITS),
+    basis="|".join(plan.bases),
+    coding="|".join(plan.codings),
+    layout="label|topk|dense",
+    layer=r"layer-\d{2}",
+    part=r"\d{5}",
+    name=config["name"],

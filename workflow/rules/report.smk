@@ -1,0 +1,53 @@
+# The table of all results, and the page with its figures: results/tables, results/reports.
+rule tabulate:
+    input:
+        metrics=outputs("score", "metrics"),
+    output:
+        table="results/tables/{name}/table.json",
+        csv=figure("tables/{name}/table.csv", "Tables"),
+        markdown="results/tables/{name}/table.md",
+        manifest="results/tables/{name}/manifest.json",
+        manifest_csv="results/tables/{name}/manifest.csv",
+    log:
+        "logs/tabulate/{name}.log",
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("tabulate", 2000, 30),
+    params:
+        spec=spec_for("tabulate"),
+    shell:
+        command("write_tables", "table", "metrics")
+
+
+rule render:
+    input:
+        tables="results/tables/{name}/table.json",
+        metrics=outputs("score", "metrics"),
+        reconstructions=outputs("evaluate", "reconstruction"),
+        bases=outputs("fit", "meta"),
+        models=outputs("train", "meta"),
+    output:
+        page=figure("reports/{name}/index.html", "Report"),
+        nmse_l0=figure("reports/{name}/nmse_l0.svg"),
+        layers=figure("reports/{name}/layers.svg"),
+        classes=figure("reports/{name}/classes.svg"),
+        utilisation=figure("reports/{name}/utilisation.svg"),
+        history=figure("reports/{name}/history.svg"),
+    log:
+        "logs/render/{name}.log",
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("render", 2000, 30),
+    params:
+        spec=spec_for("render"),
+    shell:
+        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models")
+
+
+localrules:
+    tabulate,
+    render,

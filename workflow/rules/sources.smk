@@ -1,0 +1,88 @@
+# Images, patch labels, and the network that is trained on them: artifacts/{source}/{images,model,saev}.
+rule draw:
+    output:
+        meta="artifacts/{source}/images/{split}/meta.json",
+        images="artifacts/{source}/images/{split}/images.npy",
+        masks="artifacts/{source}/images/{split}/masks.npy",
+        files="artifacts/{source}/images/{split}/files.json",
+        run="artifacts/{source}/images/{split}/run.json",
+    log:
+        "logs/draw/{source}/{split}.log",
+    wildcard_constraints:
+        split=splits_of("draw"),
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("draw", 2000, 30),
+    params:
+        spec=spec_for("draw"),
+    shell:
+        command("prepare", "meta")
+
+
+rule list_images:
+    input:
+        root=lambda wildcards: ancient(plan.sources[wildcards.source].images(wildcards.split)["root"]),
+    output:
+        meta="artifacts/{source}/images/{split}/meta.json",
+        files="artifacts/{source}/images/{split}/files.json",
+        run="artifacts/{source}/images/{split}/run.json",
+    log:
+        "logs/list_images/{source}/{split}.log",
+    wildcard_constraints:
+        split=splits_of("list_images"),
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("list_images", 2000, 60),
+    params:
+        spec=spec_for("list_images"),
+    shell:
+        command("prepare", "meta")
+
+
+rule label:
+    input:
+        images="artifacts/{source}/images/{split}/meta.json",
+    output:
+        meta="artifacts/{source}/saev/shards/{split}/labels.json",
+        labels="artifacts/{source}/saev/shards/{split}/labels.bin",
+        run="artifacts/{source}/saev/shards/{split}/labels.run.json",
+    log:
+        "logs/label/{source}/{split}.log",
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("label", 2000, 30),
+    params:
+        spec=spec_for("label"),
+    shell:
+        command("label", "meta", "images")
+
+
+rule train:
+    input:
+        train="artifacts/{source}/images/fit_train/meta.json",
+        val="artifacts/{source}/images/fit_val/meta.json",
+    output:
+        meta="artifacts/{source}/model/meta.json",
+        config="artifacts/{source}/model/config.json",
+        weights="artifacts/{source}/model/model.safetensors",
+        history="artifacts/{source}/model/history.csv",
+        run="artifacts/{source}/model/run.json",
+    log:
+        "logs/train/{source}.log",
+    benchmark:
+        "logs/train/{source}.tsv"
+    conda:
+        DEVICE
+    threads: 2
+    resources:
+        **needs("train", 4000, 120, config["device"]),
+    params:
+        spec=spec_for("train"),
+    shell:
+        command("train", "meta", "train", "val", threads=2)  # weights depend on it: --cores 1 must not

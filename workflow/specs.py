@@ -1,0 +1,162 @@
+"""The ``spec`` of every job: all parameters that change its result, a digest of its code among them.
+
+Device, threads, paths and how much of a GPU is asked for are none of them.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from eigenloom.bases.registry import find_kind
+from eigenloom.provenance import canonical_json, code_digest
+from plan import Plan, Wildcards
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
+    ("encode_label", "encode_topk", "encode_dense"), "encode"
+)
+"""Rules whose script has another name."""
+FAMILY = "fake-clip"
+"""The word that the shard protocol reserves for networks it does not know."""
+
+
+class Specs:
+    """Canonical specifications of the jobs of a plan."""
+
+    def __init__(self, plan: Plan):
+        """Take the plan."""
+        self.plan = plan
+        self.config = plan.config
+
+    def text(self, rule: str, wildcards: Wildcards) -> str:
+        """Return the canonical JSON of a job's specification, code digest included."""
+        kind = self.plan.bases[wildcards["basis"]]["kind"] if "basis" in wildcards else None
+        own = {} if rule in ("join_codes", "score") else {"kind": kind}
+        return canonical_json({**getattr(self, rule)(wildcards), "code": code(rule, own.get("kind"))})
+
+    def draw(self, w: Wildcards) -> dict[str, Any]:
+        """Which images of which set, in an order that the seed decides."""
+        source = self.plan.sources[w["source"]]
+        cut = source.config["splits"][w["split"]]
+        sizes = {"n_examples": cut["n_examples"], "first": cut["first"]}
+        images = dict(source.images(w["split"]))
+        if "classes" in images:  # labels follow their order, which the keys of a canonical mapping would lose
+            images["classes"] = [[name, ids] for name, ids in images["classes"].items()]
+        return {"seed": self.config["seed"], **w, **sizes, "images": images}
+
+    list_images = draw
+
+    def train(self, w: Wildcards) -> dict[str, Any]:
+        """The network and its training."""
+        source = self.plan.sources[w["source"]]
+        preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
+        model = {**source.model, "preprocess": preprocess}
+        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"]}
+
+    def record(self, w: Wildcards) -> dict[str, Any]:
+        """One shard of a recording."""
+        source = self.plan.sources[w["source"]]
+        return {
+            "source": w["source"],
+            "split": w["split"],
+            "shard": int(w["part"]),
+            "layers": source.config["layers"],
+            "n_examples": source.n_examples(w["split"]),
+            **source.config["record"],
+        }
+
+    def label(self, w: Wildcards) -> dict[str, Any]:
+        """How patches get their labels."""
+        source = self.plan.sources[w["source"]]
+        geometry = {"resize": source.model["preprocess"]["resize"], "n_patches": source.n_tokens}
+        return {**w, "patch": source.model["patch"], "preprocess": geometry, "rule": source.config["labels"]}
+
+    def join_store(self, w: Wildcards) -> dict[str, Any]:
+        """The description of a recording."""
+        source = self.plan.sources[w["source"]]
+        return {
+            **w,
+            "layers": source.config["layers"],
+            "n_examples": source.n_examples(w["split"]),
+            "max_tokens_per_shard": source.config["record"]["max_tokens_per_shard"],
+            "ckpt": source.model_source,
+            "family": FAMILY,
+        }
+
+    def measure(self, w: Wildcards) -> dict[str, Any]:
+        """The shards of one partial."""
+        return self._part(w, "measure")
+
+    def join_moments(self, w: Wildcards) -> dict[str, Any]:
+        """The layer."""
+        return {"layer": w["layer"]}
+
+    def fit(self, w: Wildcards) -> dict[str, Any]:
+        """Kind and parameters of the basis."""
+        return {
+            "seed": self.config["seed"],
+            "layer": w["layer"],
+            "standardize": self.config["standardize"],
+            "basis": self.plan.bases[w["basis"]],
+        }
+
+    def encode_label(self, w: Wildcards) -> dict[str, Any]:
+        """The nearest centre of every row."""
+        return {"layout": "label", **self._encoding(w)}
+
+    def encode_topk(self, w: Wildcards) -> dict[str, Any]:
+        """The largest entries of every row, as many as the largest size that is probed."""
+        stored_k = self.plan.topk(w["basis"], w["source"])[-1]
+        return {"layout": "topk", "stored_k": stored_k, **self._encoding(w)}
+
+    def encode_dense(self, w: Wildcards) -> dict[str, Any]:
+        """Every entry of every row."""
+        values = {"values": "squared-distance"} if self.plan.geometry(w["basis"]) == "distance" else {}
+        return {"layout": "dense", "dtype": self.config["encode"]["dtype"], **values, **self._encoding(w)}
+
+    def join_codes(self, w: Wildcards) -> dict[str, Any]:
+        """Layout and split."""
+        return {key: w[key] for key in ("layer", "layout", "split")}
+
+    def evaluate(self, w: Wildcards) -> dict[str, Any]:
+        """The sizes of the Top-K sweep."""
+        return {**self._applied(w), "topk": self.plan.topk(w["basis"], w["source"])}
+
+    def probe(self, w: Wildcards) -> dict[str, Any]:
+        """The coding and the probe's own parameters."""
+        return {
+            "seed": self.config["seed"],
+            **self._applied(w),
+            "coding": self.plan.sweep(w["basis"], w["source"])[w["coding"]],
+            "probe": self.config["probe"],
+        }
+
+    def score(self, w: Wildcards) -> dict[str, Any]:
+        """Whose result it is."""
+        return dict(w)
+
+    def tabulate(self, w: Wildcards) -> dict[str, Any]:
+        """The experiment's name."""
+        return dict(w)
+
+    render = tabulate
+
+    def _applied(self, w: Wildcards) -> dict[str, Any]:
+        """The layer that a basis is applied to, and whether its rows may have drifted."""
+        return {"layer": w["layer"], "allow_shift": self.plan.sources[w["source"]].config["allow_shift"]}
+
+    def _encoding(self, w: Wildcards) -> dict[str, Any]:
+        """What all layouts share."""
+        return {**self._applied(w), **self._part(w, "encode")}
+
+    def _part(self, w: Wildcards, section: str) -> dict[str, Any]:
+        """Number and shards of a part."""
+        part = int(w["part"])
+        return {"part": part, "shards": self.plan.parts(w["source"], w["split"], section)[part]}
+
+
+@cache
+def code(rule: str, kind: str | None) -> str:
+    """Digest a rule's script, the modules it imports, and the module of the kind of basis it works on."""
+    modules = [find_kind(kind).module] if kind else []
+    return code_digest(ROOT / "scripts" / f"{SCRIPTS.get(rule, rule)}.py", [ROOT / "src", ROOT / "scripts"], modules)
