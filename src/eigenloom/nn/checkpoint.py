@@ -77,5 +77,6 @@ def open_vit(path: str | Path, edge: Mapping[str, Any]) -> VisionModel:
     except StoreError:
         raise
     except Exception as error:  # safetensors raises its own type; torch a RuntimeError with names and shapes
-        raise StoreError(f"{weights}: does not hold this network ({error}); run the rule that makes it") from None
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"{weights}: does not hold this network ({reason}); run the rule that makes it") from None
     return VisionModel(module, preprocess, ARCHITECTURE, edge["files"]["model.safetensors"]["sha256"])
