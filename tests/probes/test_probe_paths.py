@@ -119,7 +119,7 @@ def test_sharpness_bands() -> None:
     rng = np.random.default_rng(11)
     n = 20_000
     y = rng.integers(0, 2, n)
-    gaps = (0.1, 1.0, 3.0, 5.0)
+    gaps = (0.1, 1.0, 3.0, 6.0)
     z = np.stack([*(rng.standard_normal(n) + gap * y for gap in gaps), rng.random(n) + y], axis=1).astype(np.float32)
     rough, exact, best = (probe(z, y, "dense", polish=kind, cut=5000) for kind in ("none", "all", "best"))
     error = np.abs(rough.table.w - exact.table.w) / (1 + np.abs(exact.table.w))
@@ -127,7 +127,7 @@ def test_sharpness_bands() -> None:
     assert good[:2].all()
     assert (rough.table.status[4] == APPROXIMATE).all()
     assert error[good].max() < 2e-6
-    assert error[2:4].max() < 1e-2
+    assert error[:4].max() < 3e-6  # without the second-order term of f alone it would be 4.6e-6 at gap 6
     assert (best.table.status == CONVERGED).all()
     np.testing.assert_allclose(best.table.w, exact.table.w, rtol=1e-8)
 
