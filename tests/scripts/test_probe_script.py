@@ -10,6 +10,7 @@ import encode
 import join_codes
 import probe
 from eigenloom.bases.base import save_basis
+from eigenloom.bases.kmeans import KMeans
 from eigenloom.bases.pca import PCA
 from eigenloom.errors import ConfigError, DataError, MismatchError
 from eigenloom.moments import Standardization, StandardizedRows, moments_of_rows
@@ -128,6 +129,24 @@ def test_codes_give_what_the_stream_gives(tree, tmp_path):
     swapped = {"train_codes": manifests["val_codes"], "val_codes": manifests["train_codes"]}
     with pytest.raises(MismatchError, match="its split is probe_val"):
         run_probe(tree, tmp_path / "x" / "meta.json", spec, **swapped)
+
+
+@pytest.mark.parametrize("kind", ["onehot", "inverse-distance", "inverse-distance-nearest", "similarity"])
+def test_codings_of_distances(tree, tmp_path, kind):
+    rows = ActivationRows(open_store(tree["train"]), 2)
+    moments = moments_of_rows(rows)
+    standardized = StandardizedRows(rows, Standardization.from_moments(moments, "standard", "layer-02"), moments)
+    basis = KMeans.fit(standardized, seed=0, n_clusters=8)
+    save_basis(basis, tmp_path, origin={"layer": "layer-02", "signature": open_store(tree["train"]).signature})
+    spec = {**SPEC, "coding": {"kind": kind}}
+    parameters = read_artifact(
+        run_probe({**tree, "basis": tmp_path / "meta.json"}, tmp_path / "probe" / "meta.json", spec)
+    ).parameters
+    assert parameters["coding"]["kind"] == kind
+    assert parameters["metrics"]["map"] > parameters["metrics"]["floor_map"]
+    assert (parameters["metrics"]["ceiling_probe_r"] is not None) == (kind == "onehot")
+    if kind == "similarity":
+        assert parameters["coding"]["d_max"] > 0
 
 
 def opened(tree, **more):

@@ -145,8 +145,8 @@ class HistogramBuilder:
         variance = np.maximum(sums[2] / safe - mean**2, 0.0)
         wide = np.repeat(self.wide, len(width) // f)
         width = np.where(wide, np.sqrt(12 * variance.max(1)), width)
-        c, t, v, h = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (count, mean, variance, width))
-        return Histogram(c, t, v, h, class_counts)
+        parts = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (count, mean, variance, width)]
+        return Histogram(parts[0], parts[1], parts[2], parts[3], class_counts)
 
 
 class HistogramSums:
