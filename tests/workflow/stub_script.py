@@ -11,7 +11,7 @@ from typing import Any
 
 ARTIFACT = ["arrays.safetensors", "run.json"]
 BESIDE = {
-    "scenes": ["images.npy", "masks.npy", "run.json"],
+    "scenes": ["images.npy", "masks.npy", "files.json", "run.json"],
     "image_folder": ["files.json", "run.json"],
     "segmentation_folder": ["files.json", "run.json"],
     "train": ["config.json", "model.safetensors", "history.csv", "run.json"],

@@ -1,4 +1,7 @@
 # The checked configuration, and what rules ask of it: specifications, wildcards, targets, resources, environments.
+#
+# Jobs have one thread each, so that what they compute does not round differently under another `--cores` and small
+# jobs share a small machine. Large fits get more from the command line or a profile: `--set-threads fit=8 probe=8`.
 import sys
 from pathlib import Path
 
