@@ -69,7 +69,7 @@ def tree(tmp_path_factory):
                 metrics.append(path_of(layer, basis, coding))
                 assert run_script("score", root, spec, metrics[-1], **edges) == (0, "")
     edges = {"metrics": metrics}
-    assert run_script("tabulate", root, {"name": "t"}, "results/tables/t/table.json", **edges) == (0, "")
+    assert run_script("write_tables", root, {"name": "t"}, "results/tables/t/table.json", **edges) == (0, "")
     edges["tables"] = ["results/tables/t/table.json"]
     for name, pattern in (
         ("reconstructions", "results/*/*/*/reconstruction.json"),

@@ -121,7 +121,7 @@ def test_script(tmp_path):
         write_json(tmp_path / path, document)
     absent = path_of("layer-05", "pca", "dense")
     out = "results/tables/t/table.json"
-    assert run_script("tabulate", tmp_path, {"name": "t"}, out, metrics=[*found, absent]) == (0, "")
+    assert run_script("write_tables", tmp_path, {"name": "t"}, out, metrics=[*found, absent]) == (0, "")
     folder = (tmp_path / out).parent
     assert {path.name for path in folder.iterdir()} == {
         "table.json", "table.csv", "table.md", "manifest.csv", "manifest.json",
@@ -132,7 +132,7 @@ def test_script(tmp_path):
     assert len(json.loads((folder / "manifest.json").read_text())) == len(found)
     (tmp_path / absent).parent.mkdir(parents=True)
     (tmp_path / absent).write_text("{}")
-    status, message = run_script("tabulate", tmp_path, {"name": "t"}, out, metrics=[absent])
+    status, message = run_script("write_tables", tmp_path, {"name": "t"}, out, metrics=[absent])
     assert (status, "is not a metrics.json" in message) == (1, True)
 
 
