@@ -52,7 +52,7 @@ def main(job: Job) -> None:
         "architecture": ARCHITECTURE,
         "config": describe(model.config, preprocess),
     }
-    facts = {"metrics": asdict(metrics), "files": files, "spec": job.spec, "inputs": job.inputs}
+    facts = {"metrics": asdict(metrics), "bar": spec["bar"], "files": files, "spec": job.spec, "inputs": job.inputs}
     write_json(job.out, {**edge, **facts})
 
 
