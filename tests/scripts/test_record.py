@@ -76,7 +76,8 @@ def trained(root):
 
 def test_the_model_edge(root, trained):
     directory = root / "artifacts/s/model"
-    assert set(trained) == {"format", "version", "architecture", "config", "metrics", "files", "spec", "inputs"}
+    names = {"format", "version", "architecture", "config", "metrics", "bar", "files", "spec", "inputs"}
+    assert set(trained) == names
     assert (trained["format"], trained["architecture"]) == ("eigenloom.model", "eigenloom.vit")
     assert (trained["config"]["grid"], trained["config"]["n_labels"]) == ([2, 3], 3)
     assert set(trained["files"]) == {"config.json", "model.safetensors", "history.csv"}
