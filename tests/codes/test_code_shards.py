@@ -376,7 +376,7 @@ def test_tails_check_what_a_basis_claims(caplog):
 
 def test_the_documented_keys_are_those_written(tmp_path, centres):
     shards = write(tmp_path, centres, {"layout": "dense"}, planted_rows(100))
-    document = (Path(__file__).parents[2] / "docs/format-codes.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[2] / "docs/format.md").read_text(encoding="utf-8")
     heads = {line for line in document.splitlines() if line.startswith("| `")}
     documented = {word.strip("` ") for line in heads for word in line.split("|")[1].split(",")}
     written = {*shards.meta, *shards.parts[0], *load_file(tmp_path / "part-00000.stats.safetensors")}
