@@ -20,7 +20,7 @@ from job import Job
 MODEL = {
     "kind": "vit", "width": 16, "depth": 3, "heads": 2, "patch": 4, "steps": 30, "batch_size": 8, "warmup": 5,
     "optimizer": {"kind": "adamw", "lr": 0.004, "betas": [0.9, 0.98], "weight_decay": 0.05, "clip": 1.0},
-    "void_weight": 0.3, "bar": {"below_prior": True},
+    "void_weight": 0.3, "swap_colors": False, "bar": {"below_prior": True},
     "preprocess": {"resize": "none", "n_patches": None, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
 }  # fmt: skip
 RECORD = {
@@ -76,7 +76,8 @@ def trained(root):
 
 def test_the_model_edge(root, trained):
     directory = root / "artifacts/s/model"
-    assert set(trained) == {"format", "version", "architecture", "config", "metrics", "files", "spec", "inputs"}
+    names = {"format", "version", "architecture", "config", "metrics", "bar", "files", "spec", "inputs"}
+    assert set(trained) == names
     assert (trained["format"], trained["architecture"]) == ("eigenloom.model", "eigenloom.vit")
     assert (trained["config"]["grid"], trained["config"]["n_labels"]) == ([2, 3], 3)
     assert set(trained["files"]) == {"config.json", "model.safetensors", "history.csv"}

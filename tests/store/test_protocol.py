@@ -80,7 +80,7 @@ def test_labels_bytes_are_golden(tmp_path):
     facts = write_labels(tmp_path, np.array([[0, 255], [1, 2], [7, 0]], np.uint8))
     assert (tmp_path / "labels.bin").read_bytes() == bytes([0, 255, 1, 2, 7, 0])
     assert facts == {
-        "sha256": hashlib.sha256(bytes([0, 255, 1, 2, 7, 0])).hexdigest(),
+        "name": "labels.bin", "sha256": hashlib.sha256(bytes([0, 255, 1, 2, 7, 0])).hexdigest(),
         "bytes": 6, "n_examples": 3, "tokens_per_example": 2,
     }  # fmt: skip
     with pytest.raises(DataError, match="a uint8 matrix is due"):

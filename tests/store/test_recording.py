@@ -427,6 +427,13 @@ def test_joined_edges_are_a_store(tmp_path, labels):
     assert join_store(tmp_path, **arguments, inputs={"a": "1", "b": "2"}) == digest
 
 
+def test_shards_of_other_grids_have_none_in_common(tmp_path):
+    arguments = edges(tmp_path)
+    edit_json(tmp_path / "shard-00001.json", grid=[1, 4])
+    join_store(tmp_path, **arguments)
+    assert open_store(tmp_path).grid is None
+
+
 JOIN_PROBLEMS = {
     "wrong signature": (
         lambda d: edit_json(d / "shard-00001.json", signature={**SIGNATURE, "weights_sha256": "x"}),

@@ -18,10 +18,10 @@ SHARD_KEYS = (
 )  # fmt: skip
 LABELS_FORMAT = "eigenloom.labels"
 LABELS_KEYS = (
-    "format", "version", "sha256", "bytes", "n_examples", "tokens_per_example", "classes", "void", "rule", "counts",
-    "spec", "inputs",
+    "format", "version", "name", "sha256", "bytes", "n_examples", "tokens_per_example", "classes", "void", "rule",
+    "counts", "spec", "inputs",
 )  # fmt: skip
-COMMON = ("d_model", "tokens_per_example", "cls_token", "layers", "grid", "architecture", "signature")
+COMMON = ("d_model", "tokens_per_example", "cls_token", "layers", "architecture", "signature")
 
 
 def join_store(
@@ -83,10 +83,11 @@ def join_store(
         d_model=layout.d_model, n_examples=layout.n_examples, max_tokens_per_shard=layout.max_tokens_per_shard,
         data=encode_data(origin), dataset=str(options.get("root", options.get("kind", spec["source"]))),
     )  # fmt: skip
+    grid = first["grid"] if all(edge["grid"] == first["grid"] for edge in edges) else None
+    examples = image_facts["files"].get("files.json", {}).get("sha256")
     return write_store(
         directory, metadata, source=spec["source"], split=spec["split"], shards=edges, signature=first["signature"],
-        grid=first["grid"], labels=label_facts, files_sha256=image_facts["files"].get("files.json", {}).get("sha256"),
-        spec=dict(spec), inputs=inputs,
+        grid=grid, labels=label_facts, files_sha256=examples, spec=dict(spec), inputs=inputs,
     )  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def _label_problems(
     """List how the labels contradict the recording, the images, or themselves."""
     tokens = layout.content_tokens_per_example
     n_rows = layout.n_examples * tokens
-    due = {"n_examples": layout.n_examples, "tokens_per_example": tokens, "bytes": n_rows}
+    due = {"name": "labels.bin", "n_examples": layout.n_examples, "tokens_per_example": tokens, "bytes": n_rows}
     if images.get("classes") is not None:
         due["classes"] = images["classes"]
     problems = [f"{path}: {k} is {shown(labels[k])}, due is {shown(v)}" for k, v in due.items() if labels[k] != v]
