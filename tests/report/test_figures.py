@@ -8,6 +8,7 @@ import pytest
 from made_up_results import HOSTILE, LAYERS, METHODS, documents, reconstruction
 
 from eigenloom.report import figures
+from eigenloom.report.clusters import in_even_shares, sizes
 from eigenloom.report.drawing import NAMES, themed
 from eigenloom.report.evidence import Evidence, Fit, Model
 from eigenloom.report.page import draw
@@ -88,7 +89,7 @@ def test_hostile_names_stay_text(drawn):
 
 def test_histories_draw_what_varies(drawn):
     shown = texts(drawn["history"])
-    assert {"s: k-means inertia, last pass = 1", "s: variance left unexplained", "s: network, loss"} <= set(shown)
+    assert {"k-means inertia (last = 1)", "variance left unexplained", "network, loss"} <= set(shown)
     assert not any("learning rate" in text for text in shown)
 
 
@@ -97,7 +98,7 @@ def test_a_histogram_of_many_clusters_is_drawn_like_counts():
     use = document["utilisation"]["onehot"]
     use["histogram"] = {"edges": [1.0, 4.0, 16.0], "features": [3, 2]}
     del use["counts"]
-    x, y = figures._in_even_shares(figures._sizes(document))
+    x, y = in_even_shares(sizes(document))
     assert x == pytest.approx([100 * 1 / 6, 100 * 3.5 / 6])
     assert y == pytest.approx([8 * 6 / 22, 2 * 6 / 22])
     assert "kmeans-004" in texts(

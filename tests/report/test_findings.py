@@ -34,6 +34,12 @@ def test_ties_at_three_decimals_are_not_wins():
     assert [compare(0.4004, 0.3996), compare(0.41, 0.4), compare(0.4, 0.41)] == [0, 1, -1]
 
 
+def test_beating_the_floor_below_zero_is_no_praise():
+    found = documents(pca={"value": -0.02, "floor": -0.08})
+    (text,) = [text for text in sentences(found, "plain") if text.startswith("pca") and "beats" in text]
+    assert text.endswith("Yet it predicts labels no better than class frequencies do.")
+
+
 def test_kmeans_floor_is_called_what_it_is():
     assert any("beats random training rows as centres" in text for text in sentences(documents(), "good"))
 
@@ -43,7 +49,8 @@ def test_the_preferred_method_is_chosen_on_train_and_read_on_validation():
     found[path_of("layer-01", "kmeans-004", "onehot")]["metrics"] |= {"probe_r_train": 0.99, "probe_r": -0.25}
     first = sentences(found)[0]
     assert "prefers the features of kmeans-004 (onehot, layer-01)" in first
-    assert "-25.0 % of the label entropy" in first
+    assert "no better than class frequencies do (Probe R -0.250)" in first
+    assert "they remove 50.0 % of the label entropy" in sentences(documents())[0]
     assert "a constant score has 0.333" in first
     assert leading_codings(evidence(found), "s")["kmeans-004"][0]["coding"] == "onehot"
 

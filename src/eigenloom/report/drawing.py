@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 INK, MUTED, GRID, PAPER = "#1c2128", "#68707c", "#e2e5ea", "#ffffff"
 SERIES = ("#2563ae", "#0e8a77", "#d0681c", "#8250b4", "#b8394e", "#857219", "#3f8fc4", "#5f6b2b")
@@ -60,6 +60,7 @@ STYLE: dict[str, Any] = {
 }
 WIDTH = 9.2
 """Inches; a point of this width is about one and a half pixels of the page."""
+FLOOR_LABEL = ": random floor"
 MEAN_CHARACTER = 5.2
 """Points of width, at the size of legends, rather too many."""
 
@@ -94,21 +95,26 @@ def colour(names: Sequence[str], name: str) -> str:
 
 
 def plain_log(axis: Any) -> None:
-    """Label a logarithmic axis 1, 10, 100 instead of powers of ten, which need mathematical type."""
+    """Label a logarithmic axis 1, 10, 100, a short one also 2 and 5; powers of ten would need mathematical type."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def legend(figure: Figure, axes: Sequence[Any]) -> None:
-    """Put one legend for all panels below them, each label once, in columns of two: a result and its floor."""
+    """Put one legend for all panels below them, each label once, every result beside its floor."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if found:
-        room = WIDTH * 72 / (MEAN_CHARACTER * (max(map(len, found)) + 7))
-        columns = max(1, min(int(room), -(-len(found) // 2)))
-        figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=columns, handlelength=2.4)
+    if not found:
+        return
+    room = int(WIDTH * 72 / (MEAN_CHARACTER * (max(map(len, found)) + 7)))
+    columns = -(-len(found) // 2)
+    if columns > room:  # results in one column, their floors in the next
+        found, columns = dict(sorted(found.items(), key=lambda item: item[0].endswith(FLOOR_LABEL))), 2
+    figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=columns, handlelength=2.4)
 
 
 def empty(sentence: str) -> str:

@@ -6,12 +6,27 @@ hollow; what a constant score reaches is grey.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from eigenloom.report.drawing import GRID, INK, MUTED, PAPER, colour, empty, legend, panels, plain_log, styled, svg
+from matplotlib.ticker import MaxNLocator
+
+from eigenloom.report.clusters import in_even_shares, sizes
+from eigenloom.report.drawing import (
+    FLOOR_LABEL,
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    colour,
+    empty,
+    legend,
+    panels,
+    plain_log,
+    styled,
+    svg,
+)
 from eigenloom.report.evidence import Evidence
-from eigenloom.report.findings import chosen_row, cluster_use, leading_codings
+from eigenloom.report.findings import chosen_row, leading_codings
 from eigenloom.report.tables import FLOOR_SUFFIX
 
 Document = Mapping[str, Any]
@@ -38,7 +53,12 @@ def nmse_against_l0(evidence: Evidence) -> str:
                     if points:
                         ax.plot(*zip(*points, strict=True), color=colour(evidence.bases, basis), marker=marker, **style)
             ax.axhline(1, **LEVEL_STYLE, label="predict the mean")
-            ax.set(title=f"{source}, {layer}", xlabel="active features per row (L0)", ylabel="NMSE", xscale="log")
+            ax.set(
+                title=_titled(evidence, source, layer),
+                xlabel="active features per row (L0)",
+                ylabel="NMSE",
+                xscale="log",
+            )
             ax.set_ylim(0, None)
             plain_log(ax.xaxis)
         legend(figure, axes)
@@ -62,13 +82,15 @@ def layer_curves(evidence: Evidence) -> str:
                     shown = f"{basis} {rows[0]['coding']}"
                     _by_layer(ax, layers, rows, rows, metric, {**line, **RESULT_STYLE, "label": shown})
                     _by_layer(
-                        ax, layers, rows, floors, metric, {**line, **FLOOR_STYLE, "label": f"{shown}: random floor"}
+                        ax, layers, rows, floors, metric, {**line, **FLOOR_STYLE, "label": f"{shown}{FLOOR_LABEL}"}
                     )
                 constants = [evidence.constant(row) or {} for row in evidence.results if row["source"] == source]
                 level = next((row[metric] for row in constants if row.get(metric) is not None), None)
                 if level is not None:
                     ax.axhline(level, **LEVEL_STYLE, label="constant score")
-                ax.set(title=f"{source}: {label}", xticks=range(len(layers)), xlim=(-0.3, len(layers) - 0.7))
+                ax.set(
+                    title=_titled(evidence, source, label), xticks=range(len(layers)), xlim=(-0.3, len(layers) - 0.7)
+                )
                 ax.set_xticklabels(layers)
                 ax.grid(axis="x", visible=False)
         legend(figure, axes)
@@ -77,8 +99,8 @@ def layer_curves(evidence: Evidence) -> str:
 
 def utilisation(evidence: Evidence) -> str:
     """How evenly rows spread over clusters: counts in falling order, in units of an even share."""
-    sized = {place: _sizes(document) for place, document in sorted(evidence.reconstructions.items())}
-    places = sorted({place[:2] for place, sizes in sized.items() if sizes})
+    sized = {place: sizes(document) for place, document in sorted(evidence.reconstructions.items())}
+    places = sorted({place[:2] for place, found in sized.items() if found})
     if not places:
         return empty("No basis of this run has clusters to count.")
     with styled():
@@ -86,11 +108,16 @@ def utilisation(evidence: Evidence) -> str:
         for ax, (source, layer) in zip(axes, places, strict=True):
             for basis in evidence.bases:
                 for name in (basis, basis + FLOOR_SUFFIX):
-                    x, y = _in_even_shares(sized.get((source, layer, name), []))
+                    x, y = in_even_shares(sized.get((source, layer, name), []))
                     if x:
                         ax.plot(x, y, color=colour(evidence.bases, basis), **_style(basis, name))
             ax.axhline(1, **LEVEL_STYLE, label="even use")
-            ax.set(title=f"{source}, {layer}", xlabel="clusters by falling size, %", yscale="log", xlim=(0, 100))
+            ax.set(
+                title=_titled(evidence, source, layer),
+                xlabel="clusters by falling size, %",
+                yscale="log",
+                xlim=(0, 100),
+            )
             ax.set_ylabel("rows, in even shares")
             plain_log(ax.yaxis)
         legend(figure, axes)
@@ -101,27 +128,27 @@ def histories(evidence: Evidence) -> str:
     """What the fits recorded: k-means by pass, spectra of projections, training of the networks."""
     drawn: list[tuple[str, str, str, list[tuple[str, str, list[Any], list[float]]]]] = []
     titles = {
-        "inertia_history": ("k-means inertia, last pass = 1", "pass over the rows"),
+        "inertia_history": ("k-means inertia (last = 1)", "pass over the rows"),
         "utilisation_history": ("k-means utilisation", "pass over the rows"),
-        "lr_history": ("k-means learning rate, median", "pass over the rows"),
+        "lr_history": ("k-means learning rate", "pass over the rows"),
     }
     fits = [(p, fit) for p, fit in sorted(evidence.fits.items()) if p[2] in evidence.bases]
     for source in sorted({place[0] for place, _ in fits}):
         own = [(place, fit) for place, fit in fits if place[0] == source]
         for name, (title, x_label) in titles.items():
             lines = [(p[2], p[1], *_steps(name, fit.histories[name])) for p, fit in own if name in fit.histories]
-            if any(len(set(line[3])) > 1 for line in lines):
-                drawn.append((f"{source}: {title}", x_label, "linear", lines))
+            if any(set(line[3]) - TRIVIAL[name] for line in lines):
+                drawn.append((_titled(evidence, source, title), x_label, "linear", lines))
         lines = [(p[2], p[1], *_spectrum(fit)) for p, fit in own if "explained_variance" in fit.histories]
         if lines:
-            drawn.append((f"{source}: variance left unexplained", "components kept", "log", lines))
+            drawn.append((_titled(evidence, source, "variance left unexplained"), "components kept", "log", lines))
     for source, model in sorted(evidence.models.items()):
         steps = model.history.get("step", [])
         for name in (name for name in model.history if name not in ("step", "lr")):
             points = [(x, y) for x, y in zip(steps, model.history[name], strict=True) if not math.isnan(y)]
             if points:
                 line = ("", "", [x for x, _ in points], [y for _, y in points])
-                drawn.append((f"{source}: network, {name}", "training step", "linear", [line]))
+                drawn.append((_titled(evidence, source, f"network, {name}"), "training step", "linear", [line]))
     if not drawn:
         return empty("No fit of this run kept a history.")
     with styled():
@@ -133,12 +160,15 @@ def histories(evidence: Evidence) -> str:
                 dashes = DASHES[layers.index(layer) % len(DASHES)]
                 ax.plot(x, y, color=color, linestyle=dashes, label=f"{basis} {layer}".strip() or None)
             ax.set(title=title, xlabel=x_label, yscale=scale)
+            ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             if scale == "log":
                 plain_log(ax.yaxis)
         legend(figure, axes)
         return svg(figure, "Histories of the fits")
 
 
+TRIVIAL: dict[str, set[float]] = {"inertia_history": {1.0}, "utilisation_history": set(), "lr_history": {0.0, 1.0}}
+"""Values a history of which tells nothing: full Lloyd passes move centres all the way or not at all."""
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 
 
@@ -176,7 +206,7 @@ def _class_panel(ax: Any, evidence: Evidence, pairs: Sequence[tuple[Document, li
                 ax.plot([ap], [y], color=color, marker="o", label=label if place == 0 else None, **RESULT_STYLE)
             if ap is not None and random is not None:
                 ax.plot([random, ap], [y, y], color=color, linewidth=1.4, zorder=1.5)
-                hollow = f"{label}: random floor" if place == 0 else None
+                hollow = f"{label}{FLOOR_LABEL}" if place == 0 else None
                 ax.plot([random], [y], color=color, marker="o", markersize=4, label=hollow, **FLOOR_STYLE)
         prevalence = shown_class.get("prevalence_val")
         if prevalence is not None:
@@ -212,39 +242,9 @@ def _curve(document: Document | None) -> list[tuple[float, float]]:
     return sorted((e["l0"], e["nmse"]) for e in entries if e["l0"] > 0)
 
 
-def _sizes(document: Document) -> list[tuple[float, int]]:
-    """List (rows of a cluster, number of such clusters) by falling size, those without rows last.
-
-    Empty for bases whose features are not clusters. Many clusters come as a histogram; the geometric middle of a bin
-    stands for its clusters.
-    """
-    found = cluster_use(document)
-    if found is None:
-        return []
-    if "counts" in found:
-        return [(float(count), 1) for count in sorted(found["counts"], reverse=True)]
-    edges, numbers = found["histogram"]["edges"], found["histogram"]["features"]
-    middles = [math.sqrt(low * high) for low, high in pairwise(edges)]
-    full = [(middle, number) for middle, number in zip(middles, numbers, strict=True) if number]
-    dead = found["total"]["dead"]
-    return full[::-1] + ([(0.0, dead)] if dead else [])
-
-
-def _in_even_shares(sizes: Sequence[tuple[float, int]]) -> tuple[list[float], list[float]]:
-    """Return positions in percent of all clusters, and sizes in even shares, up to the last cluster with rows."""
-    n_clusters, n_rows = sum(number for _, number in sizes), sum(size * number for size, number in sizes)
-    x, y, passed = [], [], 0
-    for size, number in sizes:
-        if size > 0:
-            x.append(100 * (passed + number / 2) / n_clusters)
-            y.append(size * n_clusters / n_rows)
-        passed += number
-    return x, y
-
-
 def _style(basis: str, name: str) -> dict[str, Any]:
     """Return how a basis or its floor is drawn."""
-    return {**RESULT_STYLE, "label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
+    return {**RESULT_STYLE, "label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}{FLOOR_LABEL}"}
 
 
 def _steps(name: str, recorded: Sequence[Any]) -> tuple[list[Any], list[float]]:
@@ -261,6 +261,11 @@ def _spectrum(fit: Any) -> tuple[list[Any], list[float]]:
     left = [1 - sum(variances[: i + 1]) / total for i in range(len(variances))]
     kept = [(i + 1, share) for i, share in enumerate(left) if share > 1e-6]
     return [i for i, _ in kept], [share for _, share in kept]
+
+
+def _titled(evidence: Evidence, source: str, title: str) -> str:
+    """Name the source in a panel's title, where there are several."""
+    return f"{source}: {title}" if len(evidence.sources) > 1 else title
 
 
 def _short(name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eigenloom.report.clusters import cluster_use
 from eigenloom.report.evidence import Evidence
 from eigenloom.report.tables import CHOSEN_BY, number
 
@@ -54,11 +55,6 @@ def chosen_row(rows: Sequence[Document]) -> Document:
     return max(rows, key=lambda row: row[CHOSEN_BY])
 
 
-def cluster_use(reconstruction: Document) -> Document | None:
-    """Return the utilisation of a basis whose features are clusters, None of another or where it was not measured."""
-    return reconstruction["utilisation"].get("onehot")
-
-
 def compare(a: float, b: float) -> int:
     """Return 1, 0 or -1 as ``a`` is above, equal to or below ``b`` at the three decimals that are printed."""
     return (round(a, 3) > round(b, 3)) - (round(a, 3) < round(b, 3))
@@ -75,10 +71,14 @@ def _best_probe(evidence: Evidence, source: str) -> Iterator[Finding]:
     if not rows:
         return
     best = chosen_row(rows)
+    probe_r = best.get("probe_r")
+    if probe_r is not None and compare(probe_r, 0) > 0:
+        knows = f"they remove {100 * probe_r:.1f} % of the label entropy (Probe R {number(probe_r)})"
+    else:
+        knows = f"they predict labels no better than class frequencies do (Probe R {number(probe_r) or 'unknown'})"
     text = (
-        f"The training split prefers the features of {method(best)}: on rows not trained on they remove"
-        f" {_percent(best.get('probe_r'))} of the label entropy (Probe R {number(best.get('probe_r'))}) and reach an"
-        f" mAP of {number(best.get('map'))}"
+        f"The training split prefers the features of {method(best)}: on rows not trained on {knows} and reach an mAP of"
+        f" {number(best.get('map'))}"
     )
     constant = evidence.constant(best) or {}
     tail = f"; a constant score has {number(constant['map'])}." if constant.get("map") is not None else "."
@@ -102,7 +102,11 @@ def _floors(evidence: Evidence, source: str) -> Iterator[Finding]:
         )
         random = _random_words(evidence, row)
         if signs == {1}:
-            yield Finding(f"{method(row)} beats {random}: {numbers}.", "good", _paths(row))
+            no_more = compare(row["probe_r"], 0) <= 0
+            tail = " Yet it predicts labels no better than class frequencies do." if no_more else ""
+            yield Finding(
+                f"{method(row)} beats {random}: {numbers}.{tail}", "plain" if no_more else "good", _paths(row)
+            )
         elif 1 not in signs and -1 in signs:
             yield Finding(
                 f"Random wins: {random} beat {method(row)}: {numbers}. Taken one by one, its features know less than"
@@ -177,7 +181,8 @@ def _reconstruction(evidence: Evidence, source: str) -> Iterator[Finding]:
         sharpest, wisest = min(rows, key=lambda row: row["nmse"]), chosen_row(rows)
         same = (sharpest["basis"], sharpest["coding"]) == (wisest["basis"], wisest["coding"])
         if same:
-            yield Finding(f"{method(wisest)} both reconstructs best and knows most.", "plain", _paths(wisest))
+            text = f"{method(wisest)} is what the training split prefers, and reconstructs best, too."
+            yield Finding(text, "plain", _paths(wisest))
         else:
             yield Finding(
                 f"What reconstructs best does not know most: {method(sharpest)} has the lowest NMSE"
@@ -242,8 +247,3 @@ RULES: tuple[Callable[[Evidence, str], Iterator[Finding]], ...] = (
 def _paths(*rows: Document) -> tuple[str, ...]:
     """List the files that rows come from."""
     return tuple(dict.fromkeys(str(row["path"]) for row in rows if row.get("path")))
-
-
-def _percent(share: float | None) -> str:
-    """Write a share in percent."""
-    return "an unknown share" if share is None else f"{100 * share:.1f} %"

@@ -68,7 +68,8 @@ td b{font-weight:600}
 .below b{color:var(--warn)}
 tr.role-floor>*{color:var(--muted);font-style:italic;font-weight:400}
 .dot{display:inline-block;width:.6rem;height:.6rem;border-radius:50%;margin-right:.45rem}
-td.wide{white-space:normal;min-width:18rem;text-align:left}
+td.wide{white-space:normal;min-width:14rem;text-align:left}
+.facts th{white-space:normal}
 .results tbody th{font-weight:400}
 .results .group th{font-weight:600;text-align:left;padding-top:.7rem}
 .results .group+tr>*{border-top:0}

@@ -93,7 +93,7 @@ low, the others when high. Each number leads to its <code>metrics.json</code>.</
 <h2>What ran</h2>
 {%- for table in facts %}
 <h3>{{ table.title }}</h3>
-<div class="card scroll" tabindex="0" role="region" aria-label="{{ table.title }}"><table>
+<div class="card scroll" tabindex="0" role="region" aria-label="{{ table.title }}"><table class="facts">
 <thead><tr>{% for column in table.columns %}<th class="text" scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}
 <tr>{% for cell in row %}<td class="{{ 'wide' if loop.last else 'text' }}">{{ cell }}</td>{% endfor %}</tr>{% endfor %}
