@@ -2,14 +2,25 @@
 
 from eigenloom.batches import resolve_device
 from eigenloom.codes.checks import layer_number, matching_basis
+from eigenloom.errors import MismatchError
 from eigenloom.evaluation.reconstruction import reconstruct
 from eigenloom.moments import Moments
 from eigenloom.progress import Console
+from eigenloom.provenance import file_digest
 from eigenloom.sources.activations import ActivationRows
-from eigenloom.store.artifact import read_artifact
+from eigenloom.store.artifact import Artifact, read_artifact
 from eigenloom.store.atomic import write_json, write_text
 from eigenloom.store.recording import open_store
 from job import Job, run
+
+
+def check_moments(job: Job, moments: Artifact, fitted: Artifact) -> None:
+    """Refuse moments of other rows than those evaluated, or of another layer."""
+    found = [moments.parameters["store_sha256"], moments.parameters["layer"], fitted.parameters["layer"]]
+    wanted = [file_digest(job["store"]), job.spec["layer"], job.spec["layer"]]
+    for one, other in zip(found, wanted, strict=True):
+        if one != other:
+            raise MismatchError(f"{job['moments']}: measured on {one}, but the rows are of {other}; measure them again")
 
 
 def main(job: Job) -> None:
@@ -18,15 +29,13 @@ def main(job: Job) -> None:
     store = open_store(job["store"])
     basis = matching_basis(job["basis"], store, spec["layer"], spec.get("allow_shift", False))
     layer = layer_number(store, spec["layer"])
-    moments, fitted = (
-        Moments.from_arrays(artifact.arrays, artifact.parameters)
-        for artifact in (read_artifact(job[name], kind="moments") for name in ("moments", "fit_moments"))
-    )
+    moments, fitted = (read_artifact(job[name], kind="moments") for name in ("moments", "fit_moments"))
+    check_moments(job, moments, fitted)
     result = reconstruct(
         basis,
         (ActivationRows(store, layer, shards=[shard]) for shard in range(len(store.shards))),
-        moments=moments,
-        fit_mean=fitted.mean,
+        moments=Moments.from_arrays(moments.arrays, moments.parameters),
+        fit_mean=fitted.arrays["mean"],
         topk=spec.get("topk", ()),
         device=resolve_device(job.device),
         progress=Console(),

@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     images = open_images(job["images"])
     if not images.has_masks:
         raise DataError(f"{job['images']}: these images have no masks; patch labels need scenes or segmentation_folder")
-    preprocess = Preprocess(job.spec["patch"], **job.spec["preprocess"])
+    preprocess = Preprocess(job.spec["patch"], **job.spec.get("preprocess", {}))
     rule = job.spec["rule"]
     rows = [
         patch_labels(preprocess.mask(images.mask(i)), preprocess.patch, images.void, rule) for i in range(len(images))
@@ -40,4 +40,5 @@ def main(job: Job) -> None:
     write_json(job.out, edge)
 
 
-run(main, "images")
+if __name__ == "__main__":
+    run(main, "images")

@@ -13,4 +13,5 @@ def main(job: Job) -> None:
     write_json(job.out.with_name("run.json"), job.facts())
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -1,58 +1,47 @@
-"""Record the activations of one shard of a split: one slice of examples, all layers."""
-
-from collections.abc import Iterator
-
-import torch
-from torch import Tensor
+"""Record the activations of one shard: run a slice of the images through the network and keep its blocks' outputs."""
 
 from eigenloom.batches import resolve_device
-from eigenloom.errors import DataError
-from eigenloom.nn.vit import ARCHITECTURE, load_vit
-from eigenloom.provenance import file_digest
-from eigenloom.sources.extraction import check_layers, extract
+from eigenloom.errors import DataError, StoreError
+from eigenloom.nn.checkpoint import ARCHITECTURE, open_vit, read_model_edge
+from eigenloom.sources.extraction import BlockRecorder, extract
 from eigenloom.sources.images import open_images
-from eigenloom.sources.preprocess import Preprocess
-from eigenloom.store.atomic import read_json, write_json
+from eigenloom.store.atomic import write_json
 from eigenloom.store.protocol import Layout
 from eigenloom.store.writer import write_shard
 from job import Job, run
 
+OPEN = {ARCHITECTURE: open_vit}
+
 
 def main(job: Job) -> None:
-    """Write ``acts*.bin`` and the shard's edge."""
-    spec = job.spec
-    trained = read_json(job["model"])["spec"]["model"]
-    vit = load_vit(job["model"].parent)
-    check_layers(spec["layers"], vit.config.depth)
-    preprocess = Preprocess(trained["patch"], **trained["preprocess"])
-    images = open_images(job["images"])
-    sizes = {"d_model": vit.config.width, "max_tokens_per_shard": spec["max_tokens_per_shard"]}
-    layout = Layout(spec["n_examples"], tuple(spec["layers"]), vit.config.n_patches, True, **sizes)
-    if len(images) != layout.n_examples:
-        raise DataError(f"{job['images']}: {len(images)} images, but the configuration states {layout.n_examples}")
+    """Write one ``acts*.bin`` and its edge."""
+    spec, images, model_edge = job.spec, open_images(job["images"]), read_model_edge(job["model"])
+    if len(images) != spec["n_examples"]:
+        raise DataError(f"{job['images']}: holds {len(images)} images, but n_examples is {spec['n_examples']}")
+    if model_edge["architecture"] not in OPEN:
+        raise StoreError(f"{job['model']}: architecture {model_edge['architecture']!r} is unknown; known: {list(OPEN)}")
+    model = OPEN[model_edge["architecture"]](job["model"], model_edge)
+    layers, dtype = spec["layers"], spec["forward_dtype"]
+    recorder = BlockRecorder(model, layers, resolve_device(job.device), dtype)
+    _, _, n_tokens, d_model = recorder.record(model.preprocess.image(images.image(0))[None]).shape
+    cls_token = recorder.has_cls
+    layout = Layout(
+        spec["n_examples"], tuple(layers), n_tokens - cls_token, cls_token, d_model, spec["max_tokens_per_shard"]
+    )
     first, stop = layout.shard_range(spec["shard"])
-
-    def inputs() -> Iterator[Tensor]:
-        for start in range(first, stop, spec["batch_size"]):
-            arrays = [images.image(i) for i in range(start, min(start + spec["batch_size"], stop))]
-            wrong = [a.shape[:2] for a in arrays if preprocess.grid(*a.shape[:2]) != vit.config.grid]
-            if wrong:
-                raise DataError(f"{job['images']}: an image of {wrong[0]} pixels does not give the network's grid of"
-                                f" {vit.config.grid} patches; set preprocess.resize")  # fmt: skip
-            yield torch.stack([preprocess.image(array) for array in arrays])
-
-    dtype = getattr(torch, spec["forward_dtype"])
-    batches = extract(vit, inputs(), layout.layers, n_patches=vit.config.n_patches,
-                      device=resolve_device(job.device), dtype=dtype)  # fmt: skip
-    written = write_shard(job.out.parent, layout, spec["shard"], batches)
-    signature = {"architecture": ARCHITECTURE, "weights_sha256": file_digest(job["model"].parent / "model.safetensors"),
-                 "tokens": "patch", "forward_dtype": spec["forward_dtype"],
-                 "preprocess": {"patch": trained["patch"], **trained["preprocess"]}}  # fmt: skip
-    write_json(job.out.with_suffix(".run.json"), job.facts())
-    edge = {"format": "eigenloom.shard", "version": 1, "shard": spec["shard"], **written, "d_model": layout.d_model,
-            "tokens_per_example": vit.config.n_patches, "cls_token": True, "layers": spec["layers"],
-            "grid": list(vit.config.grid), "architecture": ARCHITECTURE, "signature": signature}  # fmt: skip
-    write_json(job.out, {**edge, "spec": spec, "inputs": job.inputs})
+    recorder.grids.clear()
+    batches = extract(recorder, images, range(first, stop), spec["batch_size"], max(job.threads, 1))
+    facts = write_shard(job.out.parent, layout, spec["shard"], batches)
+    edge = {
+        "format": "eigenloom.shard", "version": 1, "shard": spec["shard"], **facts,
+        "d_model": d_model, "tokens_per_example": layout.content_tokens_per_example, "cls_token": cls_token,
+        "layers": layers, "grid": list(*recorder.grids) if len(recorder.grids) == 1 else None,
+        "architecture": model.architecture, "signature": model.signature(dtype),
+        "spec": spec, "inputs": job.inputs,
+    }  # fmt: skip
+    write_json(job.out.with_suffix(".run.json"), job.facts(examples=stop - first))
+    write_json(job.out, edge)
 
 
-run(main, "images", "model")
+if __name__ == "__main__":
+    run(main, "images", "model")

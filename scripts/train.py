@@ -1,60 +1,60 @@
-"""Train the small vision transformer of a source on its fit_train images, and hold it against its bar on fit_val."""
+"""Train the small ViT on the patch labels of fit_train, and hold it against its bar on fit_val."""
 
-from typing import Any
-
-import numpy as np
-import torch
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
 
 from eigenloom.batches import resolve_device
-from eigenloom.nn.training import Bar, LabeledPatches, TrainingSettings, score, train
-from eigenloom.nn.vit import ARCHITECTURE, ViTConfig, patchify, save_vit
+from eigenloom.nn.checkpoint import ARCHITECTURE, FORMAT, VERSION, describe, write_model
+from eigenloom.nn.patch_data import LabelledPatches
+from eigenloom.nn.segmentation import check_bar, judge
+from eigenloom.nn.training import Schedule, adamw, train, write_history
+from eigenloom.nn.vit import SmallViT, ViTConfig
 from eigenloom.progress import Console
-from eigenloom.sources.images import ImageSet, open_images
-from eigenloom.sources.patch_labels import patch_labels
+from eigenloom.sources.images import open_images
 from eigenloom.sources.preprocess import Preprocess
-from eigenloom.store.atomic import write_json, write_text
+from eigenloom.store.atomic import explained, write_json
 from job import Job, run
 
-
-def labeled(images: ImageSet, preprocess: Preprocess, rule: str) -> LabeledPatches:
-    """Cut all images of a set into patches and label them."""
-    pixels = np.stack([preprocess.pixels(images.image(i)) for i in range(len(images))])
-    masks = np.stack([preprocess.mask(images.mask(i)) for i in range(len(images))])
-    labels = patch_labels(masks, preprocess.patch, images.void, rule)
-    return LabeledPatches(patchify(preprocess.scaled(pixels), preprocess.patch), torch.from_numpy(labels).long())
+OPTIMIZERS = {"adamw": adamw}
 
 
 def main(job: Job) -> None:
-    """Write the model's edge, configuration, weights and history."""
-    model = job.spec["model"]
-    preprocess = Preprocess(model["patch"], **model["preprocess"])
-    images = open_images(job["train"])
-    rule = job.spec["labels"]
-    data, val = (labeled(open_images(job[name]), preprocess, rule) for name in ("train", "val"))
-    grid = preprocess.grid(*images.image(0).shape[:2])
-    sizes = {name: model[name] for name in ("patch", "width", "depth", "heads")}
-    config = ViTConfig(grid, **sizes, n_labels=len(images.classes))
-    settings = TrainingSettings(**{k: model[k] for k in ("steps", "batch_size", "warmup", "void_weight")},
-                                clip=model["optimizer"]["clip"])  # fmt: skip
-    options: dict[str, Any] = {k: v for k, v in model["optimizer"].items() if k not in ("kind", "clip")}
+    """Train, judge, write."""
+    spec = job.spec["model"]
     device = resolve_device(job.device)
-    progress = Console()
-    vit, history = train(
-        config, data, lambda m: torch.optim.AdamW(m.parameters(), **options, fused=True), settings,
-        void=images.void, seed=job.spec["seed"], device=device, resume=job.snapshot,
-        identity={"spec": job.spec, "inputs": job.inputs}, progress=progress,
+    preprocess = Preprocess(spec["patch"], **spec["preprocess"])
+    splits = {name: LabelledPatches.from_images(open_images(job[name]), preprocess, device) for name in job.lists}
+    data = splits["train"]
+    optimizer = dict(spec["optimizer"])
+    schedule = Schedule(spec["steps"], spec["batch_size"], spec["warmup"], optimizer.pop("clip"), spec["void_weight"])
+    sizes = {key: spec[key] for key in ("patch", "width", "depth", "heads")}
+    model = SmallViT(ViTConfig(data.grid, n_labels=len(data.classes), **sizes), job.spec["seed"]).to(device)
+    source = job.out.parent.parent.name  # artifacts/{source}/model/meta.json
+    console = Console(Path("logs", "train", f"{source}.jsonl"), os.environ.get("EIGENLOOM_WANDB_PROJECT"), source)
+    make_optimizer = OPTIMIZERS[optimizer.pop("kind")](**optimizer)
+    losses = train(
+        model, data, schedule, make_optimizer, seed=job.spec["seed"], resume=job.snapshot,
+        identity={"spec": job.spec, "inputs": job.inputs}, progress=console,
     )  # fmt: skip
-    counts = torch.bincount(data.labels.flatten(), minlength=config.n_labels).double()
-    scores = score(vit, val, counts / counts.sum(), images.void)
-    print("fit_val: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()), f"bar: {model['bar']}")
-    Bar(**model["bar"]).check(scores)
-    directory = job.out.parent
-    files = save_vit(vit, directory)
-    files["history.csv"] = {"sha256": write_text(directory / "history.csv", history.csv())}
-    files["history.csv"]["bytes"] = (directory / "history.csv").stat().st_size
-    write_json(directory / "run.json", job.facts(**progress.close()))
-    facts = {"metrics": scores, "bar": model["bar"], "files": files, "spec": job.spec, "inputs": job.inputs}
-    write_json(job.out, {"format": "eigenloom.model", "version": 1, "architecture": ARCHITECTURE, **facts})
+    metrics = judge(model, data, splits["val"], schedule.void_weight)
+    logging.getLogger("eigenloom").info("fit_val: %s", metrics)
+    check_bar(metrics, spec["bar"])
+    with explained(job.out):
+        job.out.unlink(missing_ok=True)
+    files = write_model(job.out.parent, model, preprocess)
+    files["history.csv"] = write_history(job.out.with_name("history.csv"), losses, schedule, optimizer["lr"])
+    write_json(job.out.with_name("run.json"), job.facts(**console.close()))
+    edge = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": ARCHITECTURE,
+        "config": describe(model.config, preprocess),
+    }
+    facts = {"metrics": asdict(metrics), "bar": spec["bar"], "files": files, "spec": job.spec, "inputs": job.inputs}
+    write_json(job.out, {**edge, **facts})
 
 
-run(main, "train", "val")
+if __name__ == "__main__":
+    run(main, "train", "val")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eigenloom.batches import Batches, generator, resolve_device
+from eigenloom.batches import Batches, first_nonfinite, generator, resolve_device
 from eigenloom.errors import ConfigError, DataError
 from eigenloom.sources.arrays import ArrayRows
 
@@ -64,3 +64,11 @@ def test_array_rows_refuse_what_is_not_a_matrix(rows):
         ArrayRows(np.zeros((0, 3)))
     with pytest.raises(DataError, match="36 distinct rows were asked for, but there are only 35"):
         ArrayRows(rows).sample(36, generator(0, "reservoir"))
+
+
+def test_first_nonfinite():
+    batch = torch.ones(4, 3)
+    assert first_nonfinite(batch) is None
+    batch[2, 1] = torch.inf
+    batch[3, 0] = torch.nan
+    assert first_nonfinite(batch) == (2, 1, 2)

@@ -5,7 +5,8 @@ from math import isqrt
 from typing import Any
 
 from eigenloom.bases.registry import find_kind
-from plan import CODINGS_BY_GEOMETRY, PROBE_SPLITS, WITH_MASKS, Plan, Source, patches_of
+from plan import CODINGS_BY_GEOMETRY, Plan
+from source import PROBE_SPLITS, WITH_MASKS, Source, patches_of
 
 Config = dict[str, Any]
 

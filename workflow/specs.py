@@ -12,7 +12,7 @@ from eigenloom.provenance import canonical_json, code_digest
 from plan import Plan, Wildcards
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"draw": "prepare", "list_images": "prepare"} | dict.fromkeys(
+SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
     ("encode_label", "encode_topk", "encode_dense"), "encode"
 )
 """Rules whose script has another name."""
@@ -50,7 +50,8 @@ class Specs:
         """The network and its training."""
         source = self.plan.sources[w["source"]]
         preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
-        return {"seed": self.config["seed"], "model": {**source.model, "preprocess": preprocess}}
+        model = {**source.model, "preprocess": preprocess}
+        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"]}
 
     def record(self, w: Wildcards) -> dict[str, Any]:
         """One shard of a recording."""
@@ -101,18 +102,17 @@ class Specs:
 
     def encode_label(self, w: Wildcards) -> dict[str, Any]:
         """The nearest centre of every row."""
-        return {"layer": w["layer"], "layout": "label", **self._part(w, "encode")}
+        return {"layout": "label", **self._encoding(w)}
 
     def encode_topk(self, w: Wildcards) -> dict[str, Any]:
         """The largest entries of every row, as many as the largest size that is probed."""
         stored_k = self.plan.topk(w["basis"], w["source"])[-1]
-        return {"layer": w["layer"], "layout": "topk", "stored_k": stored_k, **self._part(w, "encode")}
+        return {"layout": "topk", "stored_k": stored_k, **self._encoding(w)}
 
     def encode_dense(self, w: Wildcards) -> dict[str, Any]:
         """Every entry of every row."""
         values = {"values": "squared-distance"} if self.plan.geometry(w["basis"]) == "distance" else {}
-        dtype = self.config["encode"]["dtype"]
-        return {"layer": w["layer"], "layout": "dense", "dtype": dtype, **values, **self._part(w, "encode")}
+        return {"layout": "dense", "dtype": self.config["encode"]["dtype"], **values, **self._encoding(w)}
 
     def join_codes(self, w: Wildcards) -> dict[str, Any]:
         """Layout and split."""
@@ -120,13 +120,13 @@ class Specs:
 
     def evaluate(self, w: Wildcards) -> dict[str, Any]:
         """The sizes of the Top-K sweep."""
-        return {"layer": w["layer"], "topk": self.plan.topk(w["basis"], w["source"])}
+        return {**self._applied(w), "topk": self.plan.topk(w["basis"], w["source"])}
 
     def probe(self, w: Wildcards) -> dict[str, Any]:
         """The coding and the probe's own parameters."""
         return {
             "seed": self.config["seed"],
-            "layer": w["layer"],
+            **self._applied(w),
             "coding": self.plan.sweep(w["basis"], w["source"])[w["coding"]],
             "probe": self.config["probe"],
         }
@@ -140,6 +140,14 @@ class Specs:
         return dict(w)
 
     render = tabulate
+
+    def _applied(self, w: Wildcards) -> dict[str, Any]:
+        """The layer that a basis is applied to, and whether its rows may have drifted."""
+        return {"layer": w["layer"], "allow_shift": self.plan.sources[w["source"]].config["allow_shift"]}
+
+    def _encoding(self, w: Wildcards) -> dict[str, Any]:
+        """What all layouts share."""
+        return {**self._applied(w), **self._part(w, "encode")}
 
     def _part(self, w: Wildcards, section: str) -> dict[str, Any]:
         """Number and shards of a part."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eigenloom.batches import Batches
 from eigenloom.errors import ConfigError, DataError, MismatchError
-from eigenloom.linalg.accumulate import ShiftedGram, refuse_nonfinite, row_blocks
+from eigenloom.linalg.accumulate import ShiftedGram, refuse_nonfinite, row_blocks, zero_rows
 from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 
@@ -207,28 +207,26 @@ def moments_of_rows(
         DataError: NaN or Inf (place and count), an example that was never written, squares that overflow.
         Interrupted: a SIGTERM arrived and the state was saved.
     """
-    snapshots, carried = snapshots or Snapshots(None, {}), carried if carried is not None else {}
-    gram = ShiftedGram(batches.n_features, device)
-    if (saved := snapshots.load()) is not None:
+    gram, carried = ShiftedGram(batches.n_features, device), {} if carried is None else carried
+    if rows_per_example:
+        carried["zero_rows"] = torch.zeros(-(-batches.n_rows // rows_per_example), dtype=torch.int64)
+    if snapshots is not None and (saved := snapshots.load()) is not None:
         gram.restore(saved[0], saved[1]["rows"])
         carried.update((name, saved[0][name]) for name in carried)
-    empty = np.zeros(-(-batches.n_rows // rows_per_example) if rows_per_example else 0, dtype=np.int64)
     stream = (progress or Progress()).track(batches, "moments", batches.n_rows)
     for block in row_blocks(stream, skip_rows=gram.n_rows, device=device):
         if rows_per_example:
-            zero = gram.n_rows + _zero_rows(block)
-            empty += np.bincount(zero // rows_per_example, minlength=len(empty))
+            examples = (gram.n_rows + zero_rows(block)) // rows_per_example
+            carried["zero_rows"] += torch.bincount(examples, minlength=len(carried["zero_rows"]))
         gram.add(block)
-        if not block.is_cuda and not gram.finite():
+        if not (block.is_cuda or gram.finite()) or visit(gram):
             break
-        if visit(gram):
-            break
-        if snapshots.due():
+        if snapshots is not None and snapshots.due():
             snapshots.tick({**gram.state(), **carried}, {"rows": gram.n_rows})
     if not gram.finite():
         refuse_nonfinite(batches)
-    if rows_per_example and (empty == rows_per_example).any():
-        example = int((empty == rows_per_example).argmax())
+    if rows_per_example and (empty := carried["zero_rows"] == rows_per_example).any():
+        example = int(empty.byte().argmax())
         locate = getattr(batches, "locate", lambda row, feature: f"example {example}")
         raise DataError(
             f"{locate(example * rows_per_example, 0)}: all {rows_per_example} rows of this example are exactly zero: "
@@ -296,9 +294,3 @@ def agreement(first_rows: Tensor, standardization: Standardization, allow_shift:
     if shift > WARN_SHIFT:
         logger.warning("%s: more than %s; is this the layer the basis was fitted on?", found, WARN_SHIFT)
     return shift, spread
-
-
-def _zero_rows(block: Tensor) -> np.ndarray:
-    """Return the positions of the rows of a block that are exactly zero; looks at one column first."""
-    candidates = (block[:, 0] == 0).nonzero().squeeze(1)
-    return candidates[~block[candidates].any(1)].cpu().numpy()

@@ -84,6 +84,7 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
 def _imports(path: Path, package: str) -> list[str]:
     """List the dotted names that a file imports, those inside functions included."""
     names: list[str] = []

@@ -169,6 +169,13 @@ def test_tol_stops_once_the_spectrum_has_settled():
         assert abs(left - early.spectrum_history[-1, column]) < 0.01
 
 
+def test_nan_in_the_block_of_a_check_is_still_named():
+    rows = decaying_rows(70_000, 3)
+    rows[65_000, 1] = torch.nan
+    with pytest.raises(DataError, match="row 65000, feature 1 is NaN; 1 entries of 70000 rows"):
+        fit(rows)
+
+
 def test_the_history_survives_an_interruption(tmp_path):
     rows = decaying_rows(80_000, 3)
 
@@ -184,6 +191,12 @@ def test_the_history_survives_an_interruption(tmp_path):
     resumed = PCA.fit(ArrayRows(rows), seed=0, resume=tmp_path / "state")
     assert resumed.spectrum_history[:, 0].tolist() == [65_536, 80_000]
     assert torch.equal(resumed.spectrum_history, fit(rows).spectrum_history)
+
+
+def test_rank_tol_decides_what_is_null():
+    rows = decaying_rows(2000, 8, power=2.0)  # variances i^-4, the last 2.4e-4 of the first
+    assert [fit(rows, rank_tol=share).rank for share in (None, 0.0, 1e-2, 0.5)] == [8, 8, 3, 1]
+    assert fit(rows).rank_tol == 1e-7
 
 
 def test_history_of_known_moments_is_its_last_line():
@@ -207,7 +220,7 @@ def test_parameters_survive_the_artifact(tmp_path):
     pca = fit(decaying_rows(2 * BLOCK_ROWS, 6), n_components=4, whiten=True)
     save_basis(pca, tmp_path)
     again = load_basis(tmp_path)
-    names = ("total_variance", "rank", "rows_used", "whiten")
+    names = ("total_variance", "rank", "rank_tol", "rows_used", "whiten")
     assert [getattr(again, name) for name in names] == [getattr(pca, name) for name in names]
     assert torch.equal(again.explained_variance, pca.explained_variance)
     assert torch.equal(again.spectrum_history, pca.spectrum_history)

@@ -47,7 +47,7 @@ def write(directory, basis, spec, rows, *, batch_size=16, per_part=2, features_p
         edges.append(directory / f"part-{part:05d}.json")
         write_part_edge(edges[-1], head, entries)
         first += entries["n_rows"]
-    write_manifest(directory / "manifest.json", edges)
+    write_manifest(directory / "manifest.json", edges[::-1])
     return open_codes(directory, verify=True)
 
 

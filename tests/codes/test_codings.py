@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_bases import PlantedCentres, planted_centres, planted_directions, planted_rows
 
+from eigenloom.bases.kmeans import KMeans
 from eigenloom.codes.codings import CODINGS, Dense, TopK, coding_from
 from eigenloom.codes.distances import Nearest, Similarity
 from eigenloom.codes.quantile import exact_quantile
 from eigenloom.codes.selection import largest, smallest, sorted_ascending
 from eigenloom.errors import ConfigError, DataError
-from eigenloom.moments import Standardization
+from eigenloom.moments import Standardization, StandardizedRows
 from eigenloom.sources.arrays import ArrayRows
 
 D_MAX, TAU = 5.0, 2.5
@@ -227,3 +228,14 @@ def test_codings_refuse_the_other_geometry(kind):
 def test_bad_configurations(config, message):
     with pytest.raises(ConfigError, match=message):
         coding_from(config)
+
+
+def test_distance_codes_of_a_fitted_basis_equal_the_loop():
+    x = planted_rows(200, offset=3.0)
+    standardization = Standardization("standard", "layer-03", x.double().mean(0), x.double().std(0))
+    basis = KMeans.fit(StandardizedRows(ArrayRows(x), standardization), seed=0, n_clusters=10)
+    fitted = standardization.apply(x[:40])
+    for name, config in DISTANCE_CONFIGS.items():
+        expected = reference_distance_codes(name, fitted, basis.cluster_centers)
+        codes = coding_from(config).encode(basis, fitted).to_dense()
+        np.testing.assert_allclose(codes.numpy(), expected, rtol=1e-5, atol=1e-5)

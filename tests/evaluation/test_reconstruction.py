@@ -5,12 +5,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_bases import PlantedCentres, PlantedFrame, planted_centres, planted_directions, planted_rows
+from planted_bases import (
+    PlantedCentres,
+    PlantedDirections,
+    PlantedFrame,
+    planted_centres,
+    planted_directions,
+    planted_rows,
+)
 
+from eigenloom.bases.kmeans import KMeans
+from eigenloom.bases.pca import PCA
 from eigenloom.codes.residuals import Tails, row_errors
 from eigenloom.errors import DataError, MismatchError
 from eigenloom.evaluation.reconstruction import reconstruct
-from eigenloom.moments import Standardization, moments_of_rows
+from eigenloom.moments import Standardization, StandardizedRows, moments_of_rows
 from eigenloom.sources.arrays import ArrayRows
 
 D = 12
@@ -85,6 +94,14 @@ def test_the_tail_is_summed_where_a_difference_would_cancel(whiten):
     for k in range(D + 1):
         assert sse[k].item() == pytest.approx(energies[:, k:].sum().item(), rel=1e-6, abs=0)
     assert sse[D] == 0
+
+
+def test_l0_counts_what_is_not_zero():
+    basis = PlantedDirections(Standardization.identity(4), torch.zeros(4), torch.eye(4), torch.ones(4))
+    x = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [1, 2, 0, 0], [1, 2, 3, 4]])
+    found = evaluate(basis, x, torch.zeros(4, dtype=torch.float64), topk=[1, 2, 3], sizes=(4,))
+    assert [coding.l0 for coding in found.codings.values()] == [0.75, 1.25, 1.5, 1.75]
+    assert [point.l0 for point in found.curve] == [0.75, 1.25, 1.5, 1.75]
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, D), st.integers(1, 40))
@@ -187,3 +204,30 @@ def test_refusals():
     same = x[:1].repeat(300, 1)
     with pytest.raises(DataError, match="equals the mean"):
         evaluate(basis, same, same[0].double())
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_fitted_components_with_null_ones(whiten):
+    train, x = (planted_rows(300, D, seed=seed, offset=1.0) for seed in (1, 2))
+    for rows in (train, x):
+        rows[:, 5] = rows[:, 4]  # a null component
+    rows = StandardizedRows(ArrayRows(train), standardization("standard", train))
+    basis = PCA.fit(rows, seed=0, whiten=whiten)
+    assert basis.rank == D - 1
+    mean = train.double().mean(0)
+    found = evaluate(basis, x, mean, topk=range(1, D))
+    for k, coding in enumerate(found.codings.values(), start=1):
+        expected = reference(basis, x, mean, k)
+        assert [coding.nmse, coding.nmse_raw, coding.nmse_raw_own_mean] == pytest.approx(
+            expected[:3], rel=1e-5, abs=1e-6
+        )
+        assert coding.l0 == pytest.approx(expected[3], abs=0.05)  # a null code is rounding, or exactly 0
+
+
+def test_fitted_centres_agree_with_their_inertia():
+    train = planted_rows(300, 6, offset=1.0)
+    standard = standardization("standard", train)
+    basis = KMeans.fit(StandardizedRows(ArrayRows(train), standard), seed=0, n_clusters=8)
+    coding = evaluate(basis, train, train.double().mean(0)).codings["onehot"]
+    assert coding.nmse == pytest.approx(basis.inertia / (300 * 6), rel=1e-5)
+    assert coding.nmse < 0.8

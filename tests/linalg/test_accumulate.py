@@ -105,4 +105,4 @@ def test_a_card_agrees():
     on_card = accumulate(rows, device="cuda").mean_and_scatter()
     truth = shifted_gram_reference(rows)
     assert (on_card[1] - truth[1]).norm() < 1e-9 * truth[1].norm()
-    assert (on_card[0] - truth[0]).abs().max() < 1e-9
+    assert (on_card[0] - truth[0]).abs().max() < 1e-7

@@ -17,7 +17,7 @@ from eigenloom.codes.shards import open_codes
 from eigenloom.codes.views import RowCodes, StoredCodes
 from eigenloom.errors import ConfigError, MismatchError
 from eigenloom.moments import Standardization, StandardizedRows, moments_of_rows
-from eigenloom.provenance import canonical_json
+from eigenloom.provenance import canonical_json, file_digest
 from eigenloom.sources.activations import ActivationRows
 from eigenloom.store.artifact import write_artifact
 from eigenloom.store.protocol import Metadata, encode_data
@@ -50,7 +50,7 @@ def record(directory, seed, signature=None, scale=1.0, split="fit_val"):
 
 def measured(directory, store):
     moments = moments_of_rows(ActivationRows(open_store(store), 3))
-    parameters = {"n_rows": moments.n_rows, "n_nonfinite": 0}
+    parameters = {"n_rows": moments.n_rows, "n_nonfinite": 0, "layer": "layer-03", "store_sha256": file_digest(store)}
     write_artifact(directory, kind="moments", parameters=parameters, arrays=moments.arrays())
     return moments
 
@@ -85,6 +85,20 @@ def encode_all(root, store, basis):
     return job(join_codes, ("parts",), {"layout": "topk"}, root / "codes/manifest.json", parts=parts)
 
 
+def evaluated(root, store, meta, moments="moments-val"):
+    return job(
+        evaluate, ("store", "basis", "moments", "fit_moments"), {"layer": "layer-03", "topk": [2, 6, 64]},
+        root / "results/reconstruction.json", store=store, basis=meta,
+        moments=root / moments / "meta.json", fit_moments=root / "moments-train/meta.json",
+    )  # fmt: skip
+
+
+def test_moments_of_other_rows_are_refused(tree):
+    root, store, meta, _ = tree
+    with pytest.raises(MismatchError, match="measured on"):
+        evaluated(root, store, meta, "moments-train")
+
+
 def test_codes_equal_the_stream_and_add_up_to_the_nmse(tree):
     root, store, meta, basis = tree
     codes = open_codes(encode_all(root, store, meta), verify=True)
@@ -101,11 +115,7 @@ def test_codes_equal_the_stream_and_add_up_to_the_nmse(tree):
           ("json", "run.json", "values.bin", "indices.bin", "errors.bin", "stats.safetensors")),
     }  # fmt: skip
 
-    out = job(
-        evaluate, ("store", "basis", "moments", "fit_moments"), {"layer": "layer-03", "topk": [2, 6, 64]},
-        root / "results/reconstruction.json", store=store, basis=meta,
-        moments=root / "moments-val/meta.json", fit_moments=root / "moments-train/meta.json",
-    )  # fmt: skip
+    out = evaluated(root, store, meta)
     found = json.loads(out.read_text())
     assert (found["format"], found["version"], found["source"], found["n_rows"]) == (
         "eigenloom.reconstruction", 1, "scenes", N * P,

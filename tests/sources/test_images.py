@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from eigenloom.errors import ConfigError, DataError, StoreError
+from eigenloom.sources.folders import list_images
 from eigenloom.sources.images import open_images, prepare_images
 from eigenloom.sources.preprocess import Preprocess
 
@@ -57,6 +58,7 @@ def test_scenes_round_trip(tmp_path):
     assert images.image(0).shape == (32, 32, 3)
     assert images.mask(2).max() > 0
     assert images.name(1) == "scene-000006"
+    assert json.loads((tmp_path / "files.json").read_text())["images"] == [images.name(i) for i in range(3)]
     again = prepare(tmp_path / "again", {"kind": "scenes", "canvas": 32, "zooms": [2], "digits": [1, 2]}, n=3, first=5)
     assert np.array_equal(images.image(2), again.image(2))
 
@@ -70,6 +72,22 @@ def test_image_folder(image_folder):
     assert images.image(0).shape == (8, 12, 3)
     with pytest.raises(DataError, match="patch labels need a segmentation_folder"):
         images.mask(0)
+
+
+def test_linked_folders_are_followed_but_not_in_circles(image_folder):
+    (image_folder / "elsewhere").mkdir()
+    save(image_folder / "elsewhere/deep/7.png", np.zeros((8, 12, 3), np.uint8))
+    (image_folder / "data/n03").symlink_to(image_folder / "elsewhere")
+    (image_folder / "data/n01/back").symlink_to(image_folder / "data")
+    names = list_images(image_folder / "data")
+    assert len(names) == 7
+    assert names[-1] == "n03/deep/7.png"
+
+
+def test_image_classes_are_those_of_the_folder_not_of_the_split(image_folder):
+    options = {"kind": "image_folder", "root": str(image_folder / "data")}
+    for first in range(6):
+        assert prepare(image_folder / str(first), options, n=1, first=first).image_classes == ("n01", "n02")
 
 
 def test_a_subset_is_a_prefix_and_cuts_do_not_overlap(image_folder):
@@ -115,6 +133,10 @@ def break_size(root):
     save(root / "seg/masks/a/1.png", np.zeros((8, 9), np.uint8))
 
 
+def break_stem(root):
+    Image.open(root / "seg/images/a/1.png").save(root / "seg/images/a/1.jpg")
+
+
 def break_colour(root):
     save(root / "seg/masks/a/1.png", np.zeros((8, 8, 3), np.uint8))
 
@@ -127,6 +149,7 @@ def break_file(root):
     ("damage", "words"),
     [
         (break_pairs, r"2 file\(s\) cannot be used: a/1.png has no mask; a/9.png is a mask without an image"),
+        (break_stem, r"1 file\(s\) cannot be used: a/1.jpg has a namesake"),
         (break_size, r"a/1.png is 8 x 8, its mask 9 x 8"),
         (break_colour, r"a/1.png its mask has mode RGB"),
         (break_file, r"a/1.png cannot be read as an image"),
@@ -147,6 +170,8 @@ def test_files_that_cannot_be_used_are_listed(segmentation_folder, damage, words
         ({"classes": {}}, ConfigError, "0 classes; 1 to 255 fit"),
         ({"classes": {str(i): [] for i in range(256)}}, ConfigError, "256 classes; 1 to 255 fit"),
         ({"void": [3]}, ConfigError, "mask id 3 is listed twice"),
+        ({"void": [256]}, ConfigError, r"mask id 256 is not in 0\.\.255"),
+        ({"void": [-1]}, ConfigError, r"mask id -1 is not in 0\.\.255"),
         ({"root": "/nowhere"}, StoreError, "no such folder; set images"),
     ],
 )
@@ -191,3 +216,7 @@ def test_preprocess_scales_channels():
         preprocess.image(np.zeros((3, 2, 3), np.uint8))
     with pytest.raises(ConfigError, match="resize 'crop' is unknown"):
         Preprocess(2, "crop")
+    with pytest.raises(ConfigError, match="resize grid needs n_patches of at least 1, not None"):
+        Preprocess(2, "grid")
+    assert Preprocess(**json.loads(json.dumps(preprocess.parameters()))) == preprocess
+    assert Preprocess(2, "none", 7).parameters()["n_patches"] is None  # of no effect, so not in signatures

@@ -7,8 +7,8 @@ import pytest
 from checkout import copy_checkout
 from projects import Project, copy_of
 
-SCRIPTS = "prepare train record label join_store measure join_moments fit encode join_codes evaluate probe score"
-SCRIPTS += " tabulate render"
+from plan import FAMILIES
+from specs import SCRIPTS
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The repository with stubs for scripts; nothing is built. Do not change it."""
     root = copy_checkout(tmp_path_factory.mktemp("fresh") / "project")
     (root / "scripts").mkdir(exist_ok=True)
-    for name in SCRIPTS.split():
+    for name in {SCRIPTS.get(rule, rule) for rules in FAMILIES.values() for rule in rules}:
         shutil.copy2(Path(__file__).with_name("stub_script.py"), root / "scripts" / f"{name}.py")
     shutil.copy2(root / "workflow/experiments/tiny/config.yaml", root / "config.yaml")
     return Project(root)

@@ -29,9 +29,7 @@ class Project:
 
     def planned(self, *words: str) -> set[str]:
         """Return what a dry run would do: the rule and the directory of the first output of each job."""
-        text = self.snakemake("-n", *(words or ["all"]))
-        jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    input: .*\n)?(?:    output: ([^\s,]+))?", text, re.M)
-        return {f"{rule} {output}" for rule, output in jobs if output}
+        return planned_in(self.snakemake("-n", *(words or ["all"])))
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a text that occurs once."""
@@ -39,6 +37,12 @@ class Project:
         text = file.read_text()
         assert text.count(old) == 1, (path, old, text.count(old))
         file.write_text(text.replace(old, new))
+
+
+def planned_in(text: str) -> set[str]:
+    """Find the jobs that a dry run lists: "rule first-output"."""
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    input: .*\n)?(?:    output: ([^\s,]+))?", text, re.M)
+    return {f"{rule} {output}" for rule, output in jobs if output}
 
 
 def copy_of(project: Project, root: Path) -> Project:

@@ -7,10 +7,13 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 ARTIFACT = ["arrays.safetensors", "run.json"]
 BESIDE = {
-    "prepare": ["images.npy", "masks.npy", "files.json", "run.json"],
+    "scenes": ["images.npy", "masks.npy", "files.json", "run.json"],
+    "image_folder": ["files.json", "run.json"],
+    "segmentation_folder": ["files.json", "run.json"],
     "train": ["config.json", "model.safetensors", "history.csv", "run.json"],
     "record": ["acts0{number}.bin", "{stem}.run.json"],
     "label": ["labels.bin", "labels.run.json"],
@@ -22,16 +25,18 @@ BESIDE = {
     "join_codes": ["run.json"],
     "evaluate": ["nmse_curve.csv"],
     "score": ["per_class.csv", "features.csv"],
-    "tabulate": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
+    "write_tables": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
     "render": ["nmse_l0.svg", "layers.svg", "classes.svg", "utilisation.svg", "history.svg"],
 }
 CODES = {"label": ["labels", "distances"], "topk": ["values", "indices"], "dense": ["values"]}
 
 
-def siblings(script: str, layout: str | None) -> list[str]:
+def siblings(script: str, spec: dict[str, Any]) -> list[str]:
     """Name the files beside the edge."""
+    if script == "prepare":
+        return BESIDE[spec["images"]["kind"]]
     if script == "encode":
-        arrays = [f"{{stem}}.{name}.bin" for name in [*CODES[str(layout)], "errors"]]
+        arrays = [f"{{stem}}.{name}.bin" for name in [*CODES[spec["layout"]], "errors"]]
         return [*arrays, "{stem}.stats.safetensors", "{stem}.run.json"]
     return BESIDE[script]
 
@@ -55,7 +60,7 @@ def main(words: list[str]) -> None:
     edges = sorted(path for paths in options.values() for path in paths)
     inputs = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in edges}
     script = Path(__file__).stem
-    for name in siblings(script, spec.get("layout")):
+    for name in siblings(script, spec):
         (out.parent / name.format(stem=out.stem, number=out.stem.rpartition("-")[2])).touch()
     out.write_text("" if out.suffix == ".html" else json.dumps({"spec": spec, "inputs": inputs}))
 

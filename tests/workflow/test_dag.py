@@ -7,6 +7,7 @@ import re
 import socket
 
 import pytest
+from projects import planned_in
 
 pytestmark = pytest.mark.dag
 
@@ -141,6 +142,66 @@ def test_a_gpu_is_asked_for_where_it_pays(fresh):
         assert set(asked[rule]) == {"1"}, rule
     for rule in ("draw", "label", "join_store", "join_moments", "join_codes", "score", "tabulate", "render"):
         assert set(asked[rule]) == {"0"}, rule
+
+
+FOLDERS = """
+  photos:
+    images:
+      plain: {kind: image_folder, root: data/plain}
+      masked: {kind: segmentation_folder, root: data/masked, classes: {sky: [1], sea: [2]}}
+      drawn: {kind: scenes, canvas: 32, zooms: [2]}
+    splits:
+      fit_train: {images: plain, n_examples: 500}
+      fit_val: {images: drawn, n_examples: 40}
+      probe_train: {images: masked, n_examples: 50}
+      probe_val: {images: masked, n_examples: 50, first: 50}
+    model: {kind: trained, source: tiny-scenes}
+    layers: [1]
+
+bases:"""
+
+
+def test_folders_are_listed_and_recorded_with_another_sources_network(unbuilt):
+    unbuilt.edit("config.yaml", "\nbases:", FOLDERS)
+    unbuilt.edit("config.yaml", "encode: {", "encode: {materialize: [label, topk, dense], ")
+    (unbuilt.root / "data/plain").mkdir(parents=True)
+    (unbuilt.root / "data/masked").mkdir()
+    text = unbuilt.snakemake("-n", "all")
+    planned = planned_in(text)
+    assert of(planned, "list_images") == {
+        f"artifacts/photos/images/{split}/meta.json" for split in ("fit_train", "probe_train", "probe_val")
+    }
+    assert "artifacts/photos/images/fit_val/meta.json" in of(planned, "draw")
+    assert "artifacts/photos/saev/shards/fit_train/labels.json" not in of(planned, "label")
+    assert "artifacts/photos/saev/shards/fit_val/labels.json" in of(planned, "label")
+    assert len(of(planned, "train")) == 1
+    inputs = {out: names.split(", ") for names, out in re.findall(r"    input: (.*)\n    output: ([^\s,]+)", text)}
+    assert inputs["artifacts/photos/images/probe_val/meta.json"] == ["data/masked"]
+    shards = "artifacts/photos/saev/shards"
+    assert inputs[f"{shards}/fit_train/shard-00000.json"] == [
+        "artifacts/photos/images/fit_train/meta.json", "artifacts/tiny-scenes/model/meta.json",
+    ]  # fmt: skip
+    assert inputs[f"{shards}/probe_val/store.json"][-2:] == [
+        f"{shards}/probe_val/shard-00000.json", f"{shards}/probe_val/labels.json",
+    ]  # fmt: skip
+    stores = [f"{shards}/probe_train/store.json", f"{shards}/probe_val/store.json"]
+    for basis, coding, layout in (("kmeans-016", "onehot", "label"), ("pca", "topk-00004", "topk"),
+                                  ("pca", "dense", "dense"), ("kmeans-016", "inverse-distance", "dense")):  # fmt: skip
+        codes = f"artifacts/photos/codes/{basis}/{layout}/layer-01"
+        assert inputs[f"artifacts/photos/probes/{basis}/{coding}/layer-01/meta.json"] == [
+            *stores, f"artifacts/photos/bases/{basis}/layer-01/meta.json",
+            f"{codes}/probe_train/manifest.json", f"{codes}/probe_val/manifest.json",
+        ]  # fmt: skip
+    floor = "artifacts/photos/bases/pca-random/layer-01/meta.json"
+    assert inputs["artifacts/photos/probes/pca-random/dense/layer-01/meta.json"] == [*stores, floor]
+    assert "is absent" not in text
+
+
+def test_folders_that_are_absent_are_named(unbuilt):
+    unbuilt.edit("config.yaml", "\nbases:", FOLDERS)
+    text = unbuilt.snakemake("-n", "bases", status=1)
+    assert "sources.photos.images.plain: data/plain is absent; edits of it are not seen" in text
+    assert re.search(r"Missing input files for rule list_images:.*\n(.*\n)*?.*data/plain", text)
 
 
 def test_edges_hold_what_the_guard_compares(built):

@@ -9,7 +9,8 @@ import yaml
 
 import specs as specs_module
 from configuration import check, schema
-from plan import FAMILIES, Plan, cuts
+from plan import FAMILIES, Plan
+from source import cuts
 from specs import Specs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/optimizer/clip": (2.0, {"train"}),
     f"{M}/bar/accuracy": (0.5, {"train"}),
     f"{M}/bar/recall": (0.5, {"train"}),
+    f"{M}/bar/below_prior": (True, {"train"}),
     f"{M}/preprocess": ({"resize": "square", "n_patches": 64}, {"train", "label"}),
     f"{M}/preprocess/resize": None,  # the two go together, above
     f"{M}/preprocess/n_patches": None,
@@ -115,7 +117,8 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"train"}),
     "sources/photos/model/source": None,  # needs a second network, below
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
-    f"{S}/labels": ("majority", {"label"}),
+    f"{S}/labels": ("majority", {"label", "train"}),
+    f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
     f"{S}/record/max_tokens_per_shard": (32500, {*STORE, "measure", *ENCODES}),
     f"{S}/record/batch_size": (50, {"record"}),
     f"{S}/record/forward_dtype": ("bfloat16", {"record"}),

@@ -1,4 +1,7 @@
 # The checked configuration, and what rules ask of it: specifications, wildcards, targets, resources, environments.
+#
+# Jobs have one thread each, so that what they compute does not round differently under another `--cores` and small
+# jobs share a small machine. Large fits get more from the command line or a profile: `--set-threads fit=8 probe=8`.
 import sys
 from pathlib import Path
 
@@ -8,7 +11,8 @@ from snakemake.logging import logger
 sys.path[:0] = [f"{workflow.basedir}/src", f"{workflow.basedir}/workflow"]
 
 from configuration import check
-from plan import FAMILIES, SPLITS, Plan
+from plan import FAMILIES, Plan
+from source import SPLITS
 from specs import Specs
 
 CONFIG_FILE = ", ".join(os.path.relpath(path) for path in workflow.overwrite_configfiles) or "config.yaml"

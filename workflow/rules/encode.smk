@@ -16,7 +16,7 @@ rule encode_label:
         "logs/encode_label/{source}/{basis}/{layer}/{split}/{part}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
     resources:
         **needs("encode_label", 4000, 60, config["device"]),
     params:

@@ -14,7 +14,7 @@ rule evaluate:
         "logs/evaluate/{source}/{layer}/{basis}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
     resources:
         **needs("evaluate", 4000, 60, config["device"]),
     params:

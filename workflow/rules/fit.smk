@@ -11,7 +11,7 @@ rule fit:
         "logs/fit/{source}/{basis}/{layer}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
     resources:
         **needs("fit", 4000, 240, config["device"]),
     params:

@@ -14,7 +14,7 @@ rule probe:
         "logs/probe/{source}/{basis}/{coding}/{layer}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
     resources:
         **needs("probe", 4000, 120, config["device"]),
     params:

@@ -18,7 +18,7 @@ rule tabulate:
     params:
         spec=spec_for("tabulate"),
     shell:
-        command("tabulate", "table", "metrics")
+        command("write_tables", "table", "metrics")
 
 
 rule render:

@@ -21,7 +21,7 @@ rule draw:
         command("prepare", "meta")
 
 
-rule list_images:
+use rule draw as list_images with:
     input:
         root=lambda wildcards: ancient(plan.sources[wildcards.source].images(wildcards.split)["root"]),
     output:
@@ -32,15 +32,8 @@ rule list_images:
         "logs/list_images/{source}/{split}.log",
     wildcard_constraints:
         split=splits_of("list_images"),
-    conda:
-        CPU
-    threads: 1
-    resources:
-        **needs("list_images", 2000, 60),
     params:
         spec=spec_for("list_images"),
-    shell:
-        command("prepare", "meta")
 
 
 rule label:

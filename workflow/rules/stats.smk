@@ -12,7 +12,7 @@ rule measure:
         "logs/measure/{source}/{split}/{part}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
     resources:
         **needs("measure", 4000, 60, config["device"]),
     params:

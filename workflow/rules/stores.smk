@@ -13,7 +13,7 @@ rule record:
         "logs/record/{source}/{split}/{part}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
     resources:
         **needs("record", 4000, 120, config["device"]),
     params:

@@ -11,9 +11,8 @@ from torch import Tensor
 from eigenloom.bases.base import SILENT, Basis
 from eigenloom.bases.kmeans_passes import State, Trainer
 from eigenloom.bases.kmeans_settings import Settings
-from eigenloom.bases.kmeans_start import initial_centers
+from eigenloom.bases.kmeans_start import initial_centers, largest_magnitudes
 from eigenloom.bases.kmeans_tally import shared_centers, utilisation_of, world_size
-from eigenloom.bases.row_blocks import largest_magnitude
 from eigenloom.batches import Batches
 from eigenloom.errors import DataError
 from eigenloom.linalg.assignment import Assigner
@@ -65,36 +64,36 @@ class KMeans(Basis):
         snapshots are then not taken.
         """
         settings = Settings.parse(parameters)
-        if batches.n_rows < settings.n_clusters:
-            raise DataError(
-                f"{settings.n_clusters} clusters cannot be fitted to {batches.n_rows} rows; "
-                "lower n_clusters or give the source more examples"
-            )
-        max_abs = largest_magnitude(batches)
-        device = torch.device(device)
-        standardization = standardization_of(batches)
+        device, standardization = torch.device(device), standardization_of(batches)
         identity = {
             "kind": cls.kind,
             "seed": seed,
             "parameters": settings.as_parameters(),
-            "rows": [batches.n_rows, batches.n_features, max_abs],
+            "rows": [batches.n_rows, batches.n_features],
             "standardization": standardization.digest,
         }
         with Snapshots(resume if world_size() == 1 else None, identity) as snapshots:
+            largest = largest_magnitudes(batches)
+            if batches.n_rows < settings.n_clusters:
+                raise DataError(
+                    f"{settings.n_clusters} clusters cannot be fitted to {batches.n_rows} rows; "
+                    "lower n_clusters or give the source more examples"
+                )
             saved = snapshots.load()
-            if saved is None or saved[1]["phase"] == "seeding":
+            started = saved is not None and saved[1]["phase"] != "seeding"
+            if saved is not None and started:
+                state = State.restored(saved[0], device)
+            else:
                 centers = initial_centers(
                     batches, settings, seed=seed, device=device, snapshots=snapshots, saved=saved, progress=progress
                 )
                 state = State.first(shared_centers(centers), settings.learning_rate)
-            else:
-                state = State.restored(saved[0], device)
             if isinstance(settings.init, Tensor):
-                max_abs = max(max_abs, float(settings.init.abs().max()))
+                largest = torch.maximum(largest, settings.init.abs().amax(0).double().cpu())
             trainer = Trainer(
-                batches, settings, state, seed=seed, max_abs=max_abs, snapshots=snapshots, progress=progress
+                batches, settings, state, seed=seed, largest=largest, snapshots=snapshots, progress=progress
             )
-            if saved is not None and saved[1]["phase"] != "seeding":
+            if saved is not None and started:
                 trainer.restore(*saved)
             trainer.run()
         return cls(
@@ -125,7 +124,13 @@ class KMeans(Basis):
         return torch.zeros(len(x), self.n_elements, device=x.device).scatter_(1, labels[:, None], 1.0)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return ``z @ cluster_centers``: the nearest centre itself for a one-hot row."""
+        """Return ``z @ cluster_centers``: the nearest centre itself for a one-hot row.
+
+        Raises:
+            DataError: codes of another width.
+        """
+        if z.ndim != 2 or z.shape[1] != self.n_elements:
+            raise DataError(f"codes of shape {tuple(z.shape)} cannot be decoded: this basis has [b, {self.n_elements}]")
         return z.to(torch.float32) @ self.cluster_centers.to(z.device)
 
     @property
@@ -152,7 +157,9 @@ class KMeans(Basis):
     def _checked(self, x: Tensor) -> Tensor:
         """Return rows as float32, having checked their width."""
         if x.ndim != 2 or x.shape[1] != self.n_features:
-            raise DataError(f"rows of shape {tuple(x.shape)} do not fit a basis of {self.n_features} features")
+            raise DataError(
+                f"rows of shape {tuple(x.shape)} cannot be encoded: this basis takes [b, {self.n_features}]"
+            )
         return x.to(torch.float32)
 
     @cached_property

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from eigenloom.bases.kmeans_settings import Settings
 from eigenloom.bases.kmeans_tally import Quanta, Tally, rank, utilisation_of, world_size
-from eigenloom.bases.row_blocks import regrouped
 from eigenloom.batches import Batches, generator
+from eigenloom.linalg.accumulate import row_blocks
 from eigenloom.linalg.assignment import Assigner
 from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
@@ -47,20 +47,21 @@ class State:
     @classmethod
     def first(cls, centers: Tensor, learning_rate: str) -> Self:
         """Start from initial centres, with nothing measured."""
-        size, float64 = len(centers), {"dtype": torch.float64, "device": centers.device}
+        zero = torch.zeros(len(centers), dtype=torch.float64, device=centers.device)
+        series = torch.zeros(0, dtype=torch.float64)
         return cls(
             centers=centers,
             best_centers=centers,
-            best_counts=torch.zeros(size, dtype=torch.int64, device=centers.device),
-            best_utility=torch.zeros(size, **float64),
+            best_counts=zero.long(),
+            best_utility=zero,
             best_inertia=torch.full((), torch.inf, dtype=torch.float64),
-            inertia_history=torch.zeros(0, dtype=torch.float64),
-            utilisation_history=torch.zeros(0, dtype=torch.float64),
-            relocated_history=torch.zeros(0, dtype=torch.int64),
-            lr_history=torch.zeros(0, 3, dtype=torch.float64),
+            inertia_history=series,
+            utilisation_history=series,
+            relocated_history=series.long(),
+            lr_history=series.reshape(0, 3),
             means=centers.double(),
-            mass=torch.full((size,), float(learning_rate == "ema"), **float64),
-            rates=torch.full((size,), torch.nan, **float64),
+            mass=zero + float(learning_rate == "ema"),
+            rates=zero * torch.nan,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -85,16 +86,16 @@ class Trainer:
         state: State,
         *,
         seed: int,
-        max_abs: float,
+        largest: Tensor,
         snapshots: Snapshots,
         progress: Progress,
     ):
-        """Note what does not change; ``max_abs`` bounds rows and initial centres."""
+        """Note what does not change; ``largest`` ``[d]`` float64 bounds each feature of rows and centres."""
         self.state = state
         self._batches, self._settings, self._seed = batches, settings, seed
         self._snapshots, self._progress = snapshots, progress
         self._device = state.centers.device
-        self._quanta = Quanta.of(max_abs, batches.n_rows, batches.n_features)
+        self._quanta = Quanta.of(largest.to(self._device), batches.n_rows)
         self._position: dict[str, Any] = {"phase": settings.algorithm, "step": 0, "rows": 0, "quiet": 0}
         self._tally: Tally | None = None
         self._cache: list[Tensor] = []
@@ -142,8 +143,7 @@ class Trainer:
         first = self._position["rows"] // BLOCK_ROWS
         for number, block in enumerate(self._walk(self._blocks(), f"pass {len(self.state.inertia_history)}"), first):
             if number % world_size() == rank():
-                rows = block.to(self._device)
-                tally.add(rows, assign(rows, gaps=True), self._quanta, self._draws(number, n_reserved))
+                tally.add(block, assign(block, gaps=True), self._quanta, self._draws(number, n_reserved))
         tally.merge_processes()
         return tally
 
@@ -161,7 +161,8 @@ class Trainer:
         n_reserved = self._n_reserved()
         tally = self._open_tally(n_reserved)
         order = generator(self._seed, "shuffle", step)
-        stream = regrouped(self._batches.shuffled(order, self._position["rows"]), settings.batch_size)
+        shuffled = self._batches.shuffled(order, self._position["rows"])
+        stream = row_blocks(shuffled, device=self._device, block_rows=settings.batch_size)
         first = self._position["rows"] // settings.batch_size
         for number, batch in enumerate(self._walk(stream, f"epoch {step}"), first):
             before = tally.counts.clone()
@@ -169,7 +170,7 @@ class Trainer:
             assign = Assigner(state.means.to(torch.float32), settings.precision)
             blocks = batch.split(BLOCK_ROWS)
             for place in range(rank(), len(blocks), world_size()):
-                rows = blocks[place].to(self._device)
+                rows = blocks[place]
                 draws = self._draws(number << 16 | place, n_reserved)
                 tally.add(rows, assign(rows, gaps=n_reserved > 0), self._quanta, draws)
             counts = tally.counts - before
@@ -206,7 +207,7 @@ class Trainer:
     def _open_tally(self, n_reserved: int) -> Tally:
         """Return the sums to go on with: those of the snapshot, or zeros at the start of a pass."""
         if self._tally is None:
-            self._tally = Tally.empty(*self.state.centers.shape, n_reserved, self._device)
+            self._tally = Tally.empty(self.state.centers, n_reserved)
         return self._tally
 
     def _draws(self, number: int, n_reserved: int) -> torch.Generator | None:
@@ -224,12 +225,10 @@ class Trainer:
             yield from self._cache[skip // BLOCK_ROWS :]
             return
         self._cache.clear()
-        for block in regrouped(self._batches, BLOCK_ROWS, skip):
+        for block in row_blocks(self._batches, skip_rows=skip, device=self._device, block_rows=BLOCK_ROWS):
             if self._caching and not skip:
-                self._cache.append(block.to(self._device))
-                yield self._cache[-1]
-            else:
-                yield block
+                self._cache.append(block.clone())
+            yield block
 
     def _walk(self, stream: Iterator[Tensor], label: str) -> Iterator[Tensor]:
         """Yield blocks, counting their rows; after each one the fit can be resumed."""

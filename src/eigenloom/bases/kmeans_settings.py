@@ -62,9 +62,9 @@ class Settings:
                 raise ConfigError(f"kmeans has no parameter {name!r}; it takes {', '.join(known)}")
             _check(name, value)
         values = dict(parameters)
-        if isinstance(init := values.get("init"), Tensor):
-            if init.ndim != 2 or values.setdefault("n_clusters", len(init)) != len(init):
-                raise ConfigError(f"init: centres of shape {tuple(init.shape)} do not fit the other parameters")
+        init = values.get("init")
+        if isinstance(init, Tensor) and (init.ndim != 2 or values.setdefault("n_clusters", len(init)) != len(init)):
+            raise ConfigError(f"init: centres of shape {tuple(init.shape)} do not fit the other parameters")
         values["init_rows"] = values.get("init_rows") or 10 * values.get("n_clusters", cls.n_clusters)
         settings = cls(**values)
         if settings.init_rows < settings.n_clusters:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from eigenloom.bases.kmeans_settings import Settings
+from eigenloom.bases.projection import known_moments
 from eigenloom.batches import Batches, generator
-from eigenloom.errors import ConfigError
+from eigenloom.errors import ConfigError, DataError
+from eigenloom.linalg.accumulate import refuse_nonfinite
 from eigenloom.linalg.assignment import Assigner
 from eigenloom.linalg.order_free import add_by_label, quantum
 from eigenloom.linalg.seeding import greedy_kmeans_plusplus
@@ -13,6 +15,27 @@ from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 
 RESERVOIR_PASSES = 5
+
+
+def largest_magnitudes(batches: Batches) -> Tensor:
+    """Return ``max |x|`` of each feature ``[d]`` float64, from known moments or else one read.
+
+    Raises:
+        DataError: NaN or Inf, named by place; a single row; every feature constant.
+    """
+    if batches.n_rows < 2:
+        raise DataError(f"{batches.n_rows} row cannot be clustered; at least 2 are needed")
+    if (moments := known_moments(batches)) is not None and not moments.n_nonfinite:
+        minimum, maximum = moments.minimum, moments.maximum
+    else:
+        ranges = [torch.stack(batch.aminmax(dim=0)) for batch in batches]
+        minimum = torch.stack([low for low, _ in ranges]).amin(0)
+        maximum = torch.stack([high for _, high in ranges]).amax(0)
+        if not (minimum.isfinite() & maximum.isfinite()).all():
+            refuse_nonfinite(batches)
+    if torch.equal(minimum, maximum):
+        raise DataError(f"all {len(minimum)} features are constant over {batches.n_rows} rows: nothing to fit")
+    return torch.maximum(-minimum, maximum).double()
 
 
 def initial_centers(
@@ -73,7 +96,7 @@ def _seeds(reservoir: Tensor, settings: Settings, seed: int, number: int) -> Ten
 
 def _refined(centers: Tensor, rows: Tensor, precision: str) -> Tensor:
     """Return the centres after a few Lloyd passes over rows in memory."""
-    q = quantum(float(rows.abs().max()), len(rows))
+    q = quantum(rows.abs().amax(0), len(rows))
     for _ in range(RESERVOIR_PASSES):
         labels = Assigner(centers, precision)(rows).labels
         sums = torch.zeros_like(centers, dtype=torch.float64)

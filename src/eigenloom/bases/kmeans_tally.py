@@ -14,15 +14,15 @@ from eigenloom.linalg.order_free import add_by_label, quantize, quantum
 
 @dataclass(frozen=True)
 class Quanta:
-    """The powers of two of which rows and squared distances are taken as multiples."""
+    """The powers of two of which rows (``[d]``, per feature) and squared distances are taken as multiples."""
 
-    rows: float
-    distances: float
+    rows: Tensor
+    distances: Tensor
 
     @classmethod
-    def of(cls, max_abs: float, n_rows: int, n_features: int) -> Self:
-        """Derive them from a bound on the magnitude of all rows and centres."""
-        return cls(quantum(max_abs, n_rows), quantum(4.1 * n_features * max_abs**2, n_rows))
+    def of(cls, largest: Tensor, n_rows: int) -> Self:
+        """Derive them from bounds ``[d]`` float64 on the magnitude of each feature of all rows and centres."""
+        return cls(quantum(largest, n_rows), quantum(1.01 * (2 * largest).square().sum(), n_rows))
 
 
 @dataclass
@@ -43,17 +43,17 @@ class Tally:
     sq_distances: Tensor
 
     @classmethod
-    def empty(cls, n_clusters: int, n_features: int, n_reserved: int, device: torch.device) -> Self:
-        """Start from zero."""
-        float64 = {"dtype": torch.float64, "device": device}
+    def empty(cls, centers: Tensor, n_reserved: int) -> Self:
+        """Start from zero, for ``centers`` ``[K, d]`` and on their device."""
+        zero = torch.zeros(len(centers), dtype=torch.float64, device=centers.device)
         return cls(
-            sums=torch.zeros(n_clusters, n_features, **float64),
-            counts=torch.zeros(n_clusters, dtype=torch.int64, device=device),
-            utility=torch.zeros(n_clusters, **float64),
-            inertia=torch.zeros(1, **float64),
-            keys=torch.full((n_reserved,), torch.inf, **float64),
-            rows=torch.zeros(n_reserved, n_features, device=device),
-            sq_distances=torch.zeros(n_reserved, device=device),
+            sums=torch.zeros_like(centers, dtype=torch.float64),
+            counts=zero.long(),
+            utility=zero,
+            inertia=torch.zeros_like(zero[:1]),
+            keys=zero.new_full((n_reserved,), torch.inf),
+            rows=centers.new_zeros(n_reserved, centers.shape[1]),
+            sq_distances=centers.new_zeros(n_reserved),
         )
 
     def add(self, x: Tensor, nearest: Nearest, quanta: Quanta, generator: torch.Generator | None) -> None:

@@ -19,6 +19,7 @@ from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 
 _FIRST_CHECK = 65_536
+_RANK_TOL = 1e-7
 
 
 @final
@@ -27,9 +28,10 @@ class PCA(Projection):
     """Principal components, by descending variance.
 
     Fields: ``explained_variance [k]`` float64, divisor ``n - 1``; ``total_variance`` of all ``d`` features; ``rank``,
-    how many components are not null (null ones are an orthonormal complement, whitened to code 0); ``rows_used``,
-    below the number of rows where ``tol`` stopped early; ``spectrum_history [h, 1 + m]`` float64: rows read, then the
-    training NMSE at K = 1, 4, 16, ... <= d, whenever the row count had doubled and at the end.
+    how many components have more than ``rank_tol`` of the largest variance (null ones are an orthonormal complement,
+    whitened to code 0); ``rows_used``, below the number of rows where ``tol`` stopped early; ``spectrum_history
+    [h, 1 + m]`` float64: rows read, then the training NMSE at K = 1, 4, 16, ... <= d, whenever the row count had
+    doubled and at the end.
     """
 
     kind: ClassVar[str] = "pca"
@@ -38,6 +40,7 @@ class PCA(Projection):
     spectrum_history: Tensor
     total_variance: float
     rank: int
+    rank_tol: float
     rows_used: int
     whiten: bool
 
@@ -53,7 +56,7 @@ class PCA(Projection):
         n_components: int | None = None,
         whiten: bool = False,
         tol: float = 0.0,
-        rank_tol: float = 1e-7,
+        rank_tol: float | None = None,
     ) -> Self:
         """Fit to all rows; where their moments are known, without reading them.
 
@@ -67,7 +70,8 @@ class PCA(Projection):
             whiten: divide codes by their standard deviation.
             tol: 0 reads every row; above, the pass ends once no NMSE of the history moved by more than this between
                 two doublings of the row count (from 8 d or 65,536 rows on).
-            rank_tol: components with a variance below this share of the largest are null.
+            rank_tol: components with a variance below this share of the largest are null; None for 1e-7, what the
+                float32 products of a pass on the CPU can tell from zero.
 
         Raises:
             ConfigError: ``n_components`` above the features, or a negative ``tol`` or ``rank_tol``.
@@ -76,6 +80,7 @@ class PCA(Projection):
         """
         del seed
         n_kept = component_count(batches, n_components)
+        rank_tol = _RANK_TOL if rank_tol is None else rank_tol
         if min(tol, rank_tol) < 0:
             raise ConfigError(f"tol: {tol} and rank_tol: {rank_tol} must not be negative")
         standardization = standardization_of(batches)
@@ -86,6 +91,8 @@ class PCA(Projection):
             due = max(8 * batches.n_features, _FIRST_CHECK) << len(carried["history"])
             if gram.n_rows < due:
                 return False
+            if not gram.finite():
+                return True
             line = _history_line(gram.n_rows, torch.linalg.eigvalsh(gram.mean_and_scatter()[1]).flip(0))
             carried["history"] = torch.cat([carried["history"], line])
             _log(progress, carried["history"])
@@ -116,6 +123,7 @@ class PCA(Projection):
             spectrum_history=history,
             total_variance=total,
             rank=min(int((variance[:n_kept] > rank_tol * variance[0]).sum()), moments.n_rows - 1),
+            rank_tol=rank_tol,
             rows_used=moments.n_rows,
             whiten=whiten,
         )

@@ -4,6 +4,7 @@ The score ``|c|^2 / 2 - x.c`` orders the centres of a row as the distance does. 
 the mean centre first, which changes no distance and removes the cancellation that large means cause.
 """
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from eigenloom.linalg.screen import Screen, argmin, best_two, screen_wins
 
-SCORES_PER_BLOCK = 1 << 22
+SCORES_PER_BLOCK = 1 << 21
 
 
 class Nearest(NamedTuple):
@@ -41,13 +42,15 @@ class Assigner:
         self._centers = centers
         self._shift = centers.mean(0, dtype=torch.float64).to(torch.float32)
         shifted = centers - self._shift
-        self._half_norms = 0.5 * shifted.square().sum(1, dtype=torch.float64)
+        half_norms = 0.5 * shifted.square().sum(1, dtype=torch.float64)
+        # Column d of the table meets a constant 1 beside each row, so that the GEMM itself adds the half norms.
+        self._table = torch.cat([-shifted, half_norms[:, None].to(torch.float32)], 1).T
         self._block = max(256, min(2048, SCORES_PER_BLOCK // len(centers)))
-        # Row d of the table meets a constant 1 beside each row, so that the GEMM itself adds the half norms.
-        self._table = torch.cat([-shifted, self._half_norms[:, None].to(torch.float32)], 1).T.contiguous()
+        self._proven = precision != "screen"
         self._screen: Screen | None = None
-        if precision == "screen" or screen_wins(*centers.shape, centers.device.type):
-            self._screen = Screen(shifted, self._half_norms, proven=precision != "screen")
+        if precision == "screen" or screen_wins(len(centers), centers.shape[1], centers.device.type):
+            self._screen = Screen(shifted, half_norms)
+        self._scratch = Scratch()
 
     def __call__(self, x: Tensor, gaps: bool = False) -> Nearest:
         """Return the nearest centre of each row of ``x`` ``[b, d]`` float32."""
@@ -56,42 +59,77 @@ class Assigner:
 
     def squared_distances(self, x: Tensor) -> Tensor:
         """Return all squared distances ``[b, K]`` float32; the smallest of each row is the recomputed one."""
-        rows = [self._distances(block) for block in x.split(self._block)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-    def _distances(self, x: Tensor) -> Tensor:
-        """Turn the scores of one block into distances."""
-        table = self._scores(x)
-        labels = argmin(table)
-        nearest = self._recomputed(x, labels)
-        norms = (x - self._shift).square().sum(1, keepdim=True)
-        table.mul_(2).add_(norms).clamp_(min=0)
-        return table.scatter_(1, labels[:, None], nearest[:, None])
+        table = x.new_empty(len(x), len(self._centers))
+        for rows, out in zip(x.split(self._block), table.split(self._block), strict=True):
+            labels = argmin(self._scores(rows, out))
+            norms = (rows - self._shift).square().sum(1, keepdim=True)
+            out.mul_(2).add_(norms).clamp_(min=0)
+            out.scatter_(1, labels[:, None], self._recomputed(rows, labels)[:, None])
+        return table
 
     def _assign(self, x: Tensor, gaps: bool) -> Nearest:
         """Assign one block that stays in cache."""
+        out = self._scratch.scores(x, len(self._centers))
         if self._screen is None:
-            labels, differences = best_two(self._scores(x), gaps)
+            labels, differences = best_two(self._scores(x, out), gaps)
+        elif not self._proven:
+            labels, differences = best_two(self._screen.scores(self._shifted(x), out), gaps)
         else:
-            labels, differences, doubtful = self._screen(x - self._shift, gaps)
-            if doubtful.is_cpu and (redo := doubtful.nonzero()[:, 0]).numel():
-                labels[redo], again = best_two(self._scores(x[redo]), gaps)
+            labels, distances, differences, doubtful = self._screen.nearest(self._shifted(x), gaps, out)
+            if (redo := doubtful.nonzero()[:, 0]).numel():
+                rows = x.index_select(0, redo)
+                labels[redo], again = best_two(self._scores(rows, out[: len(redo)]), gaps)
+                distances[redo] = self._recomputed(rows, labels[redo])
                 if gaps:
                     differences[redo] = again
+            return Nearest(labels, distances, differences)
         return Nearest(labels, self._recomputed(x, labels), differences)
 
-    def _scores(self, x: Tensor) -> Tensor:
-        """Return ``|c|^2 / 2 - x.c`` of shifted rows, ``[b, K]``."""
-        rows = x.new_ones(len(x), x.shape[1] + 1)
+    def _scores(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return ``|c|^2 / 2 - x.c`` of shifted rows, ``[b, K]``, in ``out``."""
+        rows = self._scratch.rows(x)
         torch.sub(x, self._shift, out=rows[:, :-1])
-        if x.is_cpu:  # numpy's BLAS is as fast as torch's on Intel, faster on AMD
-            return torch.from_numpy(np.matmul(rows.numpy(), self._table.numpy()))
-        return rows @ self._table
+        if x.is_cpu:  # numpy's BLAS is as fast as torch's on Intel processors and faster on AMD's
+            np.matmul(rows.numpy(), self._table.numpy(), out=out.numpy())
+            return out
+        return torch.mm(rows, self._table, out=out)
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        """Return the rows shifted by the mean centre."""
+        return torch.sub(x, self._shift, out=self._scratch.differences(x))
 
     def _recomputed(self, x: Tensor, labels: Tensor) -> Tensor:
         """Return ``sum (x - c)^2`` for the chosen centres."""
-        difference = x - self._centers[labels]
+        difference = self._scratch.differences(x)
+        torch.index_select(self._centers, 0, labels, out=difference)
+        torch.sub(x, difference, out=difference)
         return torch.linalg.vecdot(difference, difference)
+
+
+class Scratch(threading.local):
+    """Buffers of one thread, reused from block to block: fresh pages cost as much as a pass over them."""
+
+    def __init__(self) -> None:
+        """Own nothing yet."""
+        self._scores = self._rows = self._differences = torch.empty(0, 0)
+
+    def scores(self, x: Tensor, n_clusters: int) -> Tensor:
+        """Return ``[b, n_clusters]`` float32, uninitialised, beside rows ``x`` ``[b, d]``."""
+        if len(self._scores) < len(x) or self._scores.device != x.device:
+            self._scores = x.new_empty(len(x), n_clusters)
+        return self._scores[: len(x)]
+
+    def differences(self, x: Tensor) -> Tensor:
+        """Return ``[b, d]`` float32, uninitialised."""
+        if len(self._differences) < len(x) or self._differences.device != x.device:
+            self._differences = torch.empty_like(x)
+        return self._differences[: len(x)]
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return ``[b, d + 1]`` float32 whose last column is 1."""
+        if len(self._rows) < len(x) or self._rows.device != x.device:
+            self._rows = x.new_ones(len(x), x.shape[1] + 1)
+        return self._rows[: len(x)]
 
 
 def assign_reference(x: Tensor, centers: Tensor) -> Nearest:

@@ -12,29 +12,33 @@ from torch import Tensor
 MANTISSA = 52
 
 
-def quantum(bound: float, n_terms: int) -> float:
+def quantum(bound: Tensor, n_terms: int) -> Tensor:
     """Return ``q = 2^(ceil(log2 bound) + ceil(log2 n_terms) - 52)``, of which terms must be multiples.
 
     Args:
-        bound: no term is larger in magnitude.
+        bound: any shape, float64: no term is larger in magnitude than the entry of its column.
         n_terms: no sum has more terms; counts as at least 2.
 
     Sums of ``n_terms`` multiples of ``q`` that respect the bound are exact in float64. The rounding stays 30 bits
-    below the bound up to 4 million terms.
+    below the bound up to 4 million terms, so a column of one repeated float32 number keeps every bit.
     """
-    return math.ldexp(1.0, _ceil_log2(bound) + _ceil_log2(max(n_terms, 2)) - MANTISSA)
+    mantissa, exponent = torch.frexp(bound.to(torch.float64))
+    exponent = exponent - (mantissa == 0.5).to(exponent.dtype)
+    shift = math.ceil(math.log2(max(n_terms, 2))) - MANTISSA
+    return torch.ldexp(torch.ones_like(mantissa), exponent + shift)
 
 
-def quantize(x: Tensor, q: float) -> Tensor:
+def quantize(x: Tensor, q: Tensor) -> Tensor:
     """Return ``x`` (any float dtype, ``|x| <= 2^51 q``) as float64, rounded half-even to multiples of ``q``.
 
-    Adding and subtracting ``1.5 * 2^52 q`` leaves no bits below ``q``: two passes, no division.
+    ``q`` broadcasts against ``x``. Adding and subtracting ``1.5 * 2^52 q`` leaves no bits below ``q``: two passes, no
+    division.
     """
-    magic = 1.5 * math.ldexp(q, MANTISSA)
+    magic = q * (1.5 * 2.0**MANTISSA)
     return x.to(torch.float64, copy=True).add_(magic).sub_(magic)
 
 
-def add_by_label(sums: Tensor, x: Tensor, labels: Tensor, q: float) -> None:
+def add_by_label(sums: Tensor, x: Tensor, labels: Tensor, q: Tensor) -> None:
     """Add each row of ``x`` ``[b, ...]``, rounded to multiples of ``q``, to ``sums[label]`` (float64, in place).
 
     On CUDA rows are sorted by label and segments summed; elsewhere they are added one by one. Both are exact, so
@@ -54,15 +58,7 @@ def add_segments(sums: Tensor, terms: Tensor, labels: Tensor) -> None:
     sums += torch.segment_reduce(terms[order], "sum", offsets=offsets, axis=0, initial=0.0, unsafe=True)
 
 
-def add_by_label_reference(sums: Tensor, x: Tensor, labels: Tensor, q: float) -> None:
+def add_by_label_reference(sums: Tensor, x: Tensor, labels: Tensor, q: Tensor) -> None:
     """Do the same by definition: divide by ``q``, round, add one row at a time."""
     for row, label in zip(x.to(torch.float64), labels.tolist(), strict=True):
         sums[label] += torch.round(row / q) * q
-
-
-def _ceil_log2(value: float) -> int:
-    """Return the least ``e`` with ``2^e >= value``; 0 for 0."""
-    if value == 0:
-        return 0
-    mantissa, exponent = math.frexp(value)
-    return exponent - 1 if mantissa == 0.5 else exponent

@@ -6,20 +6,14 @@ sines and cosines, final LayerNorm, linear head to one label per patch (Dosovits
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as format_safetensors
 from torch import Tensor, nn
+from torch.nn import functional
 
 from eigenloom.batches import generator
-from eigenloom.errors import ConfigError, StoreError
-from eigenloom.store.atomic import explained, read_json, write_bytes, write_json
+from eigenloom.errors import ConfigError, DataError
 
-ARCHITECTURE = "eigenloom.vit"
 MLP_RATIO = 4
 BRANCH_SCALE = 0.3
 CLS_STD = 0.02
@@ -79,7 +73,7 @@ class Attention(nn.Module):
         """Mix tokens ``[b, t, d]`` -> ``[b, t, d]``."""
         b, t, d = x.shape
         query, key, value = self.qkv(x).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).reshape(b, t, d))
 
 
@@ -98,7 +92,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add both branches to the residual stream ``[b, t, d]``."""
         x = x + self.attention(self.norm1(x))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
 
 
 class SmallViT(nn.Module):
@@ -129,7 +123,17 @@ class SmallViT(nn.Module):
                 module.bias.zero_()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Label the patches of preprocessed images ``[b, 3, h, w]``."""
+        """Label the patches of preprocessed images ``[b, 3, h, w]``.
+
+        Raises:
+            DataError: the images have another grid than the positions were learned on.
+        """
+        found = tuple(side // self.config.patch for side in images.shape[2:])
+        if found != self.config.grid:
+            raise DataError(
+                f"an image of {found[0]} x {found[1]} patches was given to a network trained on"
+                f" {self.config.grid[0]} x {self.config.grid[1]}; set preprocess.resize to square"
+            )
         return self.label(patchify(images, self.config.patch))
 
     def label(self, patches: Tensor) -> Tensor:
@@ -155,38 +159,3 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]
     return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).to(torch.float32)
-
-
-def save_vit(model: SmallViT, directory: Path) -> dict[str, Any]:
-    """Publish ``config.json`` and ``model.safetensors``; return ``{name: {"bytes", "sha256"}}`` for the edge.
-
-    Raises:
-        StoreError: the disk is full or the folder cannot be written.
-    """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    config = {"architecture": ARCHITECTURE, **asdict(model.config)}
-    sums = {
-        "config.json": write_json(directory / "config.json", config),
-        "model.safetensors": write_bytes(directory / "model.safetensors", format_safetensors(weights)),
-    }
-    return {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256} for name, sha256 in sums.items()}
-
-
-def load_vit(directory: Path) -> SmallViT:
-    """Read a model back, in evaluation mode on the CPU.
-
-    Raises:
-        StoreError: a file is missing, or the weights are not those of the configuration.
-    """
-    config = read_json(directory / "config.json")
-    if not isinstance(config, dict) or config.pop("architecture", None) != ARCHITECTURE:
-        raise StoreError(f"{directory / 'config.json'}: is not the configuration of an {ARCHITECTURE}")
-    model = SmallViT(ViTConfig(**config))
-    path = directory / "model.safetensors"
-    with explained(path):
-        data = path.read_bytes()
-    try:
-        model.load_state_dict(parse_safetensors(data))
-    except Exception as error:  # safetensors raises its own type, torch a RuntimeError
-        raise StoreError(f"{path}: does not hold the weights of {config} ({error})") from None
-    return model.eval()

@@ -126,7 +126,6 @@ def svg(figure: Figure, title: str) -> str:
     figure.savefig(file, format="svg", metadata=nothing)
     text = file.getvalue()
     text = re.sub(r"<!DOCTYPE[^>]*>\s*", "", text)
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = text.replace(f"'{FAMILY}'", FONTS.replace('"', "'"))
     label = escape(title, quote=True)
     text = re.sub(r"<svg ([^>]*)>", rf'<svg role="img" aria-label="{_literal(label)}" \1>', text, count=1)

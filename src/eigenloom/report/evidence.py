@@ -5,6 +5,7 @@ The names of source, layer and basis come from the paths, which are normative (`
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 
 from eigenloom.errors import StoreError
 from eigenloom.provenance import text_digest
-from eigenloom.report.scores import read_edge, read_reconstruction
+from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
 from eigenloom.store.artifact import read_artifact
 from eigenloom.store.atomic import explained, read_json
@@ -35,9 +36,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Model:
-    """The network of a source: parameters of its edge, and its training history by column."""
+    """The network of a source: what it reached on fit_val, the bar it had to clear, its training history by column."""
 
-    parameters: Document
+    metrics: Document
+    bar: Document
     history: Mapping[str, list[float]]
 
 
@@ -89,7 +91,7 @@ class Evidence:
         return next((r for r in self.rows if (r["source"], r["layer"], r["role"]) == place), None)
 
 
-HISTORIES = ("inertia_history", "lr_history", "utilisation_history", "relocated_history", "explained_variance")
+HISTORIES = ("inertia_history", "lr_history", "utilisation_history", "explained_variance")
 
 
 def gather(
@@ -130,12 +132,7 @@ def _table(path: Path) -> Document:
 
 def _classes(path: Path, document: Document) -> list[dict[str, Any]]:
     """Read the per-class rows beside a metrics.json: numbers as floats, empty cells as None."""
-    name = "per_class.csv"
-    sibling = path.with_name(name)
-    with explained(sibling):
-        text = sibling.read_bytes().decode("utf-8")
-    if text_digest(text) != document["files"][name]["sha256"]:
-        raise StoreError(f"{sibling}: is not the file that {path.name} names; delete both and run `score` again")
+    text = _sibling(path, "per_class.csv", document["files"])
     return [{key: _value(key, cell) for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
 
@@ -149,14 +146,25 @@ def _fit(path: Path) -> Fit:
 
 def _model(path: Path) -> Model:
     """Read the edge of a trained network and its history."""
-    edge = read_edge(path)
-    sibling = path.with_name("history.csv")
+    edge = read_json(path)
+    if not isinstance(edge, dict) or edge.get("format") != "eigenloom.model":
+        raise StoreError(f"{path}: is not the edge of a model; delete it and run `train` again")
+    text = _sibling(path, "history.csv", edge["files"])
     history: dict[str, list[float]] = {}
-    if sibling.exists():
-        for row in csv.DictReader(io.StringIO(sibling.read_text(encoding="utf-8"))):
-            for name, cell in row.items():
-                history.setdefault(name, []).append(float(cell) if cell else float("nan"))
-    return Model(edge["parameters"], history)
+    for row in csv.DictReader(io.StringIO(text)):
+        for name, cell in row.items():
+            history.setdefault(name, []).append(float(cell) if cell else math.nan)
+    return Model(edge["metrics"], edge["bar"], history)
+
+
+def _sibling(path: Path, name: str, files: Document) -> str:
+    """Read a text beside an edge, and check that it is the one the edge names."""
+    sibling = path.with_name(name)
+    with explained(sibling):
+        text = sibling.read_bytes().decode("utf-8")
+    if text_digest(text) != files[name]["sha256"]:
+        raise StoreError(f"{sibling}: is not the file that {path.name} names; delete both and run their rule again")
+    return text
 
 
 def _value(key: str, cell: str) -> Any:

@@ -56,13 +56,15 @@ def model_sentence(model: Model | None) -> str:
     """Say what the network of a source reached, and the bar it had to clear."""
     if model is None:
         return "not trained by this run"
-    bar = model.parameters.get("bar") or {}
     words = []
     for name, label in BARS.items():
-        if (value := model.parameters.get(name)) is not None:
-            limit = f" (bar {number(bar[name])})" if bar.get(name) is not None else ""
+        if (value := model.metrics.get(name)) is not None:
+            limit = f" (bar {number(model.bar[name])})" if model.bar.get(name) else ""
             words.append(f"{label} {number(value)}{limit}")
-    return ", ".join(words) + " on fit_val" if words else "trained; its accuracy was not recorded"
+    if model.bar.get("below_prior"):
+        loss, prior = (number(model.metrics.get(name)) for name in ("loss", "prior_loss"))
+        words.append(f"loss {loss} (bar: below {prior}, that of the label prior)")
+    return ", ".join(words) + " on fit_val"
 
 
 def _source(evidence: Evidence, source: str) -> list[str]:

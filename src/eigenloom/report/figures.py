@@ -103,7 +103,7 @@ def histories(evidence: Evidence) -> str:
     titles = {
         "inertia_history": ("k-means inertia, last pass = 1", "pass over the rows"),
         "utilisation_history": ("k-means utilisation", "pass over the rows"),
-        "lr_history": ("k-means learning rate", "pass over the rows"),
+        "lr_history": ("k-means learning rate, median", "pass over the rows"),
     }
     fits = [(p, fit) for p, fit in sorted(evidence.fits.items()) if p[2] in evidence.bases]
     for source in sorted({place[0] for place, _ in fits}):
@@ -116,9 +116,12 @@ def histories(evidence: Evidence) -> str:
         if lines:
             drawn.append((f"{source}: variance left unexplained", "components kept", "log", lines))
     for source, model in sorted(evidence.models.items()):
-        x = model.history.get("step") or model.history.get("epoch") or []
-        for name in (name for name in model.history if name not in ("step", "epoch", "lr")):
-            drawn.append((f"{source}: network, {name}", "training step", "linear", [("", "", x, model.history[name])]))
+        steps = model.history.get("step", [])
+        for name in (name for name in model.history if name not in ("step", "lr")):
+            points = [(x, y) for x, y in zip(steps, model.history[name], strict=True) if not math.isnan(y)]
+            if points:
+                line = ("", "", [x for x, _ in points], [y for _, y in points])
+                drawn.append((f"{source}: network, {name}", "training step", "linear", [line]))
     if not drawn:
         return empty("No fit of this run kept a history.")
     with styled():
@@ -141,17 +144,19 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 
 def class_precision(evidence: Evidence) -> str:
     """Average precision of each class's best feature, from its random floor to the basis's own."""
-    sources = [source for source in evidence.sources if leading_codings(evidence, source)]
-    if not sources:
-        return empty("Nothing was probed in this run.")
-    chosen = {source: [chosen_row(rows) for rows in leading_codings(evidence, source).values()] for source in sources}
-    tables = {s: [(row, evidence.classes.get(str(row["path"]), [])) for row in rows] for s, rows in chosen.items()}
+    tables: dict[str, list[tuple[Document, list[dict[str, Any]]]]] = {}
+    for source in evidence.sources:
+        for row in map(chosen_row, leading_codings(evidence, source).values()):
+            if classes := [c for c in evidence.classes.get(str(row["path"]), []) if c.get("ap") is not None]:
+                tables.setdefault(source, []).append((row, classes))
+    if not tables:
+        return empty("No class was probed in this run, or only means over seeds are known.")
     n = max(min(MAX_CLASSES, len(classes)) for pairs in tables.values() for _, classes in pairs)
     with styled():
         per_class = 0.13 + 0.1 * max(len(pairs) for pairs in tables.values())
-        figure, axes = panels(len(sources), 2, height=0.8 + per_class * max(n, 2))
-        for ax, source in zip(axes, sources, strict=True):
-            _class_panel(ax, evidence, tables[source])
+        figure, axes = panels(len(tables), 2, height=0.8 + per_class * max(n, 2))
+        for ax, (source, pairs) in zip(axes, tables.items(), strict=True):
+            _class_panel(ax, evidence, pairs)
             ax.set_title(source)
         legend(figure, axes)
         return svg(figure, "Average precision by class")
@@ -159,8 +164,7 @@ def class_precision(evidence: Evidence) -> str:
 
 def _class_panel(ax: Any, evidence: Evidence, pairs: Sequence[tuple[Document, list[dict[str, Any]]]]) -> None:
     """Draw one line per class and basis: hollow where random features get, filled where the basis gets."""
-    first = [row for row in pairs[0][1] if row.get("ap") is not None]
-    shown = sorted(first, key=lambda row: (-max(_aps(pairs, row["id"])), row["id"]))[:MAX_CLASSES]
+    shown = sorted(pairs[0][1], key=lambda row: (-max(_aps(pairs, row["id"])), row["id"]))[:MAX_CLASSES]
     step = 0.72 / len(pairs)
     for place, shown_class in enumerate(shown):
         for i, (row, classes) in enumerate(pairs):
@@ -186,7 +190,7 @@ def _class_panel(ax: Any, evidence: Evidence, pairs: Sequence[tuple[Document, li
 
 def _aps(pairs: Sequence[tuple[Document, list[dict[str, Any]]]], class_id: Any) -> list[float]:
     """List the average precisions that the methods reach on one class."""
-    return [c["ap"] for _, classes in pairs for c in classes if c["id"] == class_id and c.get("ap") is not None]
+    return [c["ap"] for _, classes in pairs for c in classes if c["id"] == class_id]
 
 
 def _by_layer(
@@ -243,8 +247,9 @@ def _style(basis: str, name: str) -> dict[str, Any]:
     return {**RESULT_STYLE, "label": basis} if name == basis else {**FLOOR_STYLE, "label": f"{basis}: random floor"}
 
 
-def _steps(name: str, values: Sequence[float]) -> tuple[list[Any], list[float]]:
-    """Number the passes; inertia is shown relative to where it ended."""
+def _steps(name: str, recorded: Sequence[Any]) -> tuple[list[Any], list[float]]:
+    """Number the passes; inertia is shown relative to where it ended, learning rates by their median over centres."""
+    values = [value[1] if isinstance(value, list) else value for value in recorded]
     scale = values[-1] if name == "inertia_history" and values and values[-1] else 1.0
     return list(range(1, len(values) + 1)), [value / scale for value in values]
 

@@ -16,6 +16,8 @@ from eigenloom.store.atomic import read_json
 FORMAT = "eigenloom.metrics"
 VERSION = 1
 RECONSTRUCTION = ("nmse", "nmse_raw", "nmse_raw_own_mean")
+MEASURED = ("metrics", "counts", "classes", "top_features")
+"""Of the probe's parameters: what it measured. The rest is what it was asked for and what that became."""
 FLOOR_PREFIX = "floor_"
 """Of the probe's own scalars: what a constant score reaches."""
 PER_CLASS = (
@@ -106,7 +108,7 @@ def merge(
         "floors": floors,
         "counts": parameters["counts"],
         "utilisation": (reconstruction["utilisation"].get(shared) or {}).get("total", {}),
-        "probe": {k: v for k, v in parameters.items() if _is_scalar(v)},
+        "probe": {k: v for k, v in parameters.items() if k not in MEASURED},
         "fit": {k: v for k, v in fit.get("parameters", {}).items() if _is_scalar(v)},
         "specs": {"fit": fit.get("spec"), "reconstruction": reconstruction["spec"], "probe": probe["spec"]},
         "digests": {**reconstruction["inputs"], **probe["inputs"]},

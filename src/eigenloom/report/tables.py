@@ -122,9 +122,8 @@ def label(metric: Metric, rows: Iterable[Document]) -> str:
 def markdown(table: Document) -> str:
     """Render the table for people: the metrics of ``METRICS``, three decimals, missing results named below."""
     rows = [filled(row) for row in table["rows"]]
-    lines = [
-        f"| source | layer | basis | coding | {' | '.join(label(m, rows) for m in METRICS)} | {' | '.join(COUNTS.values())} |"
-    ]
+    headings = [*KEY, *(label(metric, rows) for metric in METRICS), *COUNTS.values()]
+    lines = [f"| {' | '.join(headings)} |"]
     lines.append("|---|---|---|---|" + "---:|" * (len(METRICS) + len(COUNTS)))
     for row in rows:
         words = [str(row[k]) for k in KEY]
@@ -168,7 +167,8 @@ def spread(row: Document, name: str, digits: int = 3) -> str:
 
 
 MADE_WITH = (
-    "kind", "geometry", "k", "is_floor", "seed", "reconstruction_of", "fit", "probe", "specs", "spec", "digests", "inputs",
+    "kind", "geometry", "k", "is_floor", "seed", "reconstruction_of", "fit", "probe", "specs", "spec", "digests",
+    "inputs",
 )  # fmt: skip
 _LEADING = (*KEY, "role", "chosen", *(metric.key for metric in METRICS))
 _TRAILING = ("n_seeds", "seeds", "path")
@@ -201,10 +201,10 @@ def _rows(key: Key, runs: Sequence[tuple[str, Document]], real_floor: bool) -> l
     if not runs:
         return [{**head, "role": MISSING, "n_seeds": 0}]
     path = runs[0][0] if len(runs) == 1 else None
-    seeds = [document["seed"] for _, document in runs]
+    seeds = sorted(str(document["seed"]) for _, document in runs)
     values = [_scalars(document) for _, document in runs]
     role = FLOOR if all(document.get("is_floor") for _, document in runs) else RESULT
-    tail = {"n_seeds": len(runs), "seeds": " ".join(map(str, seeds)), "path": path}
+    tail = {"n_seeds": len(runs), "seeds": " ".join(seeds), "path": path}
     rows = [{**head, "role": role, **_averaged(values), **tail}]
     random = [document["floors"].get("random") for _, document in runs]
     if all(random) and not real_floor:

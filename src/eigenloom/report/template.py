@@ -72,9 +72,9 @@ chosen on the training split, and judged on the validation split.</p>
 </table>
 </div>
 <p class="note">Under each number, in grey, what random features of the same number reach under the same coding and
-probe. <span class="below"><b>Orange</b></span>: worse than that. Tinted: the layer with the highest Probe R on the training
-split. NMSE is measured on <code>fit_val</code>, Probe R and mAP on <code>probe_val</code>; NMSE is better when low, the
-others when high. Each number leads to its <code>metrics.json</code>.</p>
+probe. <span class="below"><b>Orange</b></span>: worse than that. Tinted: the layer with the highest Probe R on the
+training split. NMSE is measured on <code>fit_val</code>, Probe R and mAP on <code>probe_val</code>; NMSE is better when
+low, the others when high. Each number leads to its <code>metrics.json</code>.</p>
 </div>
 {%- endfor %}
 </section>

@@ -1,10 +1,13 @@
-"""Record what blocks of a transformer put into the residual stream, through forward hooks.
+"""Images in, block outputs out: forward hooks on any vision transformer.
 
-The model is an argument: the small vision transformer and a Hugging Face one go the same way. Blocks are searched
-for, since their path moves between releases.
+The model is an argument. Its blocks are found by search, since their path differs between libraries and moves
+between releases; hooks are the only thing asked of it besides taking ``[b, 3, h, w]``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,109 +15,214 @@ import torch
 from torch import Tensor, nn
 
 from eigenloom.errors import ConfigError, DataError
+from eigenloom.sources.images import ImageSet
+from eigenloom.sources.preprocess import Preprocess
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CLS_NAMES = ("cls_token", "class_embedding")
+PREFIX_NAMES = (*CLS_NAMES, "register_tokens", "distillation_token")
 
 
-def find_blocks(model: nn.Module, path: str = "") -> nn.ModuleList:
-    """Return the list of a model's transformer blocks.
+@dataclass(frozen=True)
+class VisionModel:
+    """A network with what is needed to feed it and to tell it from others.
 
-    It is the ``ModuleList`` with ``config.num_hidden_layers`` children, all of one class.
+    Fields: ``module`` takes images ``[b, 3, h, w]``; ``preprocess`` makes them; ``architecture`` and
+    ``weights_sha256`` go into the signature; ``blocks`` is the dotted path of the blocks where a search finds none or
+    several; ``cls`` says whether token 0 is a CLS token where parameter names do not.
+    """
+
+    module: nn.Module
+    preprocess: Preprocess
+    architecture: str
+    weights_sha256: str
+    blocks: str | None = None
+    cls: bool | None = None
+
+    def signature(self, forward_dtype: str = "float32") -> dict[str, Any]:
+        """Return what must agree between two recordings for a basis to move from one to the other."""
+        return {
+            "architecture": self.architecture,
+            "weights_sha256": self.weights_sha256,
+            "tokens": "patch",
+            "forward_dtype": forward_dtype,
+            "preprocess": self.preprocess.parameters(),
+        }
+
+
+def find_blocks(module: nn.Module, path: str | None = None) -> Sequence[nn.Module]:
+    """Find the transformer's blocks: the one ``ModuleList`` of ``config.num_hidden_layers`` children of one class.
 
     Args:
-        model: with a ``config`` that states its depth.
-        path: dotted path to the list, where the search finds none or several.
+        module: the network.
+        path: dotted path of the container of the blocks, which then need not be a ``ModuleList``.
 
     Raises:
-        ConfigError: no list or several lists fit, or the path leads elsewhere; candidates are named.
+        ConfigError: no such path; without one, no or several candidates, which are named.
     """
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    if path:
-        if path not in lists:
-            raise ConfigError(f"blocks: {path!r} is not a ModuleList of this model; there are {sorted(lists)}")
-        return lists[path]
-    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    fits = [name for name, blocks in lists.items() if len(blocks) == depth and len({type(b) for b in blocks}) == 1]
-    if len(fits) != 1:
+    lists = {name: m for name, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    shown = ", ".join(f"{name} ({len(m)} x {type(m[0]).__name__})" for name, m in lists.items()) or "none"
+    if path is not None:
+        try:
+            return list(module.get_submodule(path).children())
+        except AttributeError:
+            raise ConfigError(f"model.blocks: there is no {path!r}; lists of modules: {shown}") from None
+    depth = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+    found = [m for m in lists.values() if len(m) == depth and len({type(child) for child in m}) == 1]
+    if len(found) != 1:
         raise ConfigError(
-            f"{type(model).__name__}: {len(fits)} lists of modules could be its {depth} blocks"
-            f" ({', '.join(fits or sorted(lists)) or 'there is no ModuleList'}); name one with the key blocks"
+            f"model: {len(found) or 'no'} lists of {depth} equal blocks were found in {type(module).__name__}, where"
+            f" one is needed; set model.blocks to the path of the right one; lists of modules: {shown}"
         )
-    return lists[fits[0]]
+    return list(found[0])
 
 
-def has_cls(model: nn.Module) -> bool:
-    """Say whether token 0 is a CLS token: a parameter is named after one."""
-    return any(name.rpartition(".")[2] in CLS_NAMES for name, _ in model.named_parameters())
+def count_prefix(module: nn.Module, cls: bool | None = None) -> tuple[int, bool]:
+    """Return how many tokens stand before the patches, and whether the first of them is a CLS token.
+
+    Both follow from the names and shapes of the parameters that hold such tokens; ``cls`` overrides the second.
+    """
+    tokens = {}
+    for path, parameter in module.named_parameters():
+        name = path.rpartition(".")[2]
+        if name in PREFIX_NAMES:
+            tokens[name] = parameter.shape[-2] if parameter.ndim > 1 else 1
+    has_cls = any(name in tokens for name in CLS_NAMES) if cls is None else cls
+    return max(sum(tokens.values()), int(has_cls)), has_cls
 
 
 def check_layers(layers: Sequence[int], depth: int) -> None:
-    """Refuse layers that the model does not have.
+    """Refuse layers the model does not have.
 
     Raises:
-        ConfigError: a number is outside 0..depth-1.
+        ConfigError: says which, and how layers are counted.
     """
-    wrong = [layer for layer in layers if not 0 <= layer < depth]
-    if wrong:
-        raise ConfigError(f"layers: {wrong[0]} does not exist; numbers are 0-based, the last of {depth} is {depth - 1}")
+    if wrong := [layer for layer in layers if not 0 <= layer < depth]:
+        raise ConfigError(
+            f"layers: {', '.join(map(str, wrong))} not in the model, which has {depth} blocks"
+            f" (0-based: the last of {depth} is {depth - 1})"
+        )
+
+
+class BlockRecorder:
+    """Runs a network and keeps the outputs of some of its blocks, patch tokens and CLS only.
+
+    ``has_cls`` says whether token 0 is a CLS token; ``grids`` collects the (rows, columns) of the images seen.
+    """
+
+    def __init__(self, model: VisionModel, layers: Sequence[int], device: torch.device, forward_dtype: str = "float32"):
+        """Move the network to the device and the dtype, and find its blocks.
+
+        Raises:
+            ConfigError: a layer or dtype that does not exist, or blocks that cannot be found.
+        """
+        if forward_dtype not in DTYPES:
+            raise ConfigError(f"record.forward_dtype: {forward_dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        self._blocks = find_blocks(model.module, model.blocks)
+        check_layers(layers, len(self._blocks))
+        self._module = model.module.eval().to(device, DTYPES[forward_dtype])
+        self.preprocess = model.preprocess
+        self.grids: set[tuple[int, int]] = set()
+        self._layers = list(layers)
+        self._device, self._dtype = device, DTYPES[forward_dtype]
+        self._n_prefix, self.has_cls = count_prefix(self._module, model.cls)
+
+    @torch.inference_mode()
+    def record(self, images: Tensor) -> Tensor:
+        """Return the block outputs ``[b, L, T, D]`` for images ``[b, 3, h, w]``, float32, on the device.
+
+        Layers are in the order asked for; of each, CLS first if there is one, then the patches, row-major.
+
+        Raises:
+            ConfigError: the network's tokens are not a prefix and one per patch.
+        """
+        grid = grid_of(images, self.preprocess.patch)
+        n_patches = grid[0] * grid[1]
+        self.grids.add(grid)
+        outputs: list[Tensor] = []
+
+        def keeper(position: int) -> Callable[[nn.Module, Any, Any], None]:
+            def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+                hidden = _first_tensor(output)
+                if hidden.ndim != 3 or hidden.shape[1] != self._n_prefix + n_patches:
+                    raise ConfigError(
+                        f"block {self._layers[position]} puts out {list(hidden.shape)}, where {self._n_prefix} prefix"
+                        f" tokens and {n_patches} patches are due; check preprocess.patch and the model's patch size"
+                    )
+                if not outputs:
+                    tokens = n_patches + self.has_cls
+                    shape = (hidden.shape[0], len(self._layers), tokens, hidden.shape[2])
+                    outputs.append(torch.empty(shape, dtype=torch.float32, device=hidden.device))
+                kept = outputs[0][:, position]  # copied now: a network may go on to change it in place
+                kept[:, self.has_cls :] = hidden[:, self._n_prefix :]
+                kept[:, : self.has_cls] = hidden[:, : self.has_cls]
+
+            return keep
+
+        with ExitStack() as stack:
+            stack.enter_context(full_precision())
+            for position, layer in enumerate(self._layers):
+                stack.callback(self._blocks[layer].register_forward_hook(keeper(position)).remove)
+            self._module(images.to(self._device, self._dtype))
+        return outputs[0]
 
 
 def extract(
-    model: nn.Module,
-    inputs: Iterable[Tensor],
-    layers: Sequence[int],
-    *,
-    n_patches: int,
-    blocks: str = "",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    recorder: BlockRecorder, images: ImageSet, examples: range, batch_size: int, n_workers: int = 1
 ) -> Iterator[np.ndarray]:
-    """Yield activations float32 ``[b, L, T, D]`` for each batch of model inputs ``[b, 3, h, w]``.
+    """Yield the block outputs of a slice of examples, float32 ``[b, L, T, D]``, ``batch_size`` examples at a time.
 
-    ``T`` is ``n_patches``, plus one in front where the model has a CLS token; other prefix tokens (registers,
-    distillation) are dropped. ``L`` follows ``layers``. The output is that of the block, before any final norm.
-    Hooks are gone when the iteration ends, however it ends.
+    While one batch is in the network, ``n_workers`` threads decode and resize the next. Examples of a batch whose
+    grids differ are run apart and put together again in order.
 
     Raises:
-        ConfigError: a layer does not exist, or the blocks cannot be found.
-        DataError: the number of tokens does not fit the patches.
+        DataError: an image cannot be read, or examples differ in their number of patches.
     """
-    modules = find_blocks(model, blocks)
-    check_layers(layers, len(modules))
-    cls = has_cls(model)
-    caught: dict[int, Tensor] = {}
 
-    def hook(layer: int) -> Any:
-        def catch(module: nn.Module, arguments: Any, output: Any) -> None:
-            caught[layer] = output[0] if isinstance(output, tuple) else output
+    def load(index: int) -> Tensor:
+        return recorder.preprocess.image(images.image(index))
 
-        return catch
+    chunks = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+    with ThreadPoolExecutor(n_workers) as pool:
+        ahead = [pool.submit(load, index) for index in chunks[0]] if chunks else []
+        for number in range(len(chunks)):
+            loaded = [future.result() for future in ahead]
+            ahead = [pool.submit(load, index) for chunk in chunks[number + 1 : number + 2] for index in chunk]
+            yield _record_mixed(recorder, loaded)
 
-    handles = [modules[layer].register_forward_hook(hook(layer)) for layer in layers]
-    model = model.eval().to(device, dtype)
-    # TF32 would change the digits that are stored.
-    precision = torch.get_float32_matmul_precision()
+
+def _record_mixed(recorder: BlockRecorder, loaded: Sequence[Tensor]) -> np.ndarray:
+    """Record images that may differ in shape, as one array in their order."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, image in enumerate(loaded):
+        groups.setdefault(grid_of(image, recorder.preprocess.patch), []).append(position)
+    if len(counts := {rows * columns for rows, columns in groups}) > 1:
+        raise DataError(
+            f"images differ in their number of patches ({', '.join(map(str, sorted(counts)))}), but a recording holds"
+            " equally many per example; set preprocess.resize to square or grid"
+        )
+    parts = [recorder.record(torch.stack([loaded[p] for p in group])).cpu().numpy() for group in groups.values()]
+    order = np.argsort([position for group in groups.values() for position in group])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)[order]
+
+
+def grid_of(images: Tensor, patch: int) -> tuple[int, int]:
+    """Return rows and columns of patches of images ``[..., h, w]``."""
+    return images.shape[-2] // patch, images.shape[-1] // patch
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """Return a block's output, which libraries wrap in a tuple with attention weights or caches."""
+    return output if isinstance(output, Tensor) else next(item for item in output if isinstance(item, Tensor))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep TF32 and varying algorithms out of matrix products and convolutions; settings are put back."""
+    matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        for batch in inputs:
-            with torch.inference_mode():
-                model(batch.to(device, dtype))
-                stacked = torch.stack([_content(caught[layer], n_patches, cls) for layer in layers], dim=1)
-                array = stacked.to("cpu", torch.float32).numpy()
-            caught.clear()
-            yield array
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, deterministic=True, allow_tf32=False):
+            yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        for handle in handles:
-            handle.remove()
-
-
-def _content(tokens: Tensor, n_patches: int, cls: bool) -> Tensor:
-    """Keep the CLS token, if there is one, and the patches ``[b, T, D]`` of a block's output."""
-    n_prefix = tokens.shape[1] - n_patches
-    if n_prefix < int(cls):
-        raise DataError(
-            f"the model gives {tokens.shape[1]} tokens for {n_patches} patches{' and a CLS token' if cls else ''};"
-            " the patch size or the resize of preprocess is not the model's"
-        )
-    return torch.cat([tokens[:, : int(cls)], tokens[:, n_prefix:]], dim=1)
+        torch.set_float32_matmul_precision(matmul)

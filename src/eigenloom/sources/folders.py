@@ -1,5 +1,6 @@
 """Image folders: the ImageNet layout, and images with masks beside them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,27 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_CLASSES = 255
 SHOWN = 20
 MAX_LIST_BYTES = 512 << 20
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on files it cannot, or will not, decode."""
 
 
 def list_images(root: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """List the image files below a folder: relative paths, sorted as bytes, hidden ones left out.
+
+    Links to folders are followed, except to one they lie in.
 
     Raises:
         StoreError: the folder does not exist.
     """
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder; set images.*.root to where the images are")
-    found = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    names = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    names = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        kept = (name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in kept if not here.resolve().is_relative_to((here / name).resolve())]
+        shown = (here / name for name in files if not name.startswith("."))
+        names += [p.relative_to(root).as_posix() for p in shown if p.suffix.lower() in suffixes and p.is_file()]
     return sorted(names, key=str.encode)
 
 
@@ -56,8 +66,9 @@ def prepare_image_folder(
     """
     del split
     root = _root(options, ())
-    chosen = choose(list_images(root), root, seed, first, n_examples)
-    names = sorted({name.split("/")[0] for name in chosen if "/" in name}, key=str.encode)
+    listed = list_images(root)
+    chosen = choose(listed, root, seed, first, n_examples)
+    names = sorted({name.split("/")[0] for name in listed if "/" in name}, key=str.encode)  # the same for every split
     class_ids = [names.index(name.split("/")[0]) if "/" in name else None for name in chosen]
     _refuse(root, {name: reason for name in chosen if (reason := _unreadable(root / name))})
     files = _write_list(directory, {"root": str(root), "images": chosen, "image_class": class_ids})
@@ -77,9 +88,11 @@ def prepare_segmentation_folder(
     root = _root(options, ("classes", "void"))
     named = dict(options.get("classes", ()))  # a mapping, or pairs where the order has to survive canonical JSON
     table = label_table(named, options.get("void", []))
-    images = {name.rpartition(".")[0]: name for name in list_images(root / "images")}
+    listed = list_images(root / "images")
+    images = {name.rpartition(".")[0]: name for name in listed}
     masks = {name.rpartition(".")[0]: name for name in list_images(root / "masks", (".png",))}
     wrong = {images[stem]: "has no mask" for stem in images.keys() - masks.keys()}
+    wrong |= {name: "has a namesake" for name in listed if images[name.rpartition(".")[0]] != name}
     wrong |= {masks[stem]: "is a mask without an image" for stem in masks.keys() - images.keys()}
     _refuse(root, wrong)
     chosen = choose(sorted(images, key=str.encode), root / "images", seed, first, n_examples)
@@ -102,13 +115,15 @@ def label_table(classes: Mapping[str, Sequence[int]], void: Sequence[int]) -> di
     """Map mask ids to stored labels: 0 void, then classes in the order they are listed.
 
     Raises:
-        ConfigError: none or more than 255 classes, or an id that is listed twice.
+        ConfigError: none or more than 255 classes, an id outside 0..255, or one that is listed twice.
     """
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise ConfigError(f"images.*.classes: {len(classes)} classes; 1 to {MAX_CLASSES} fit a label of one byte")
     table: dict[int, int] = {}
     for label, ids in enumerate([void, *classes.values()]):
         for id_ in ids:
+            if not 0 <= id_ <= 255:
+                raise ConfigError(f"images.*.classes: mask id {id_} is not in 0..255, all that an 8-bit mask can hold")
             if id_ in table:
                 raise ConfigError(f"images.*.classes: mask id {id_} is listed twice")
             table[id_] = label
@@ -145,7 +160,7 @@ class FolderImages:
         try:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}: cannot be read as an image ({error}); replace it or take it away") from None
 
     def mask(self, index: int) -> np.ndarray:
@@ -160,7 +175,7 @@ class FolderImages:
         try:
             with Image.open(path) as image:
                 ids = np.asarray(image)
-        except (OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}: cannot be read as a mask ({error})") from None
         lookup = np.full(256, -1, dtype=np.int16)
         lookup[list(self._table)] = list(self._table.values())
@@ -192,7 +207,7 @@ def _unreadable(path: Path) -> str:
     try:
         with Image.open(path):
             return ""
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         return f"cannot be read as an image ({error})"
 
 

@@ -1,7 +1,9 @@
 """From stored pixels to what a model takes: resize, scale to [0, 1], subtract the mean, divide by the deviation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +21,12 @@ class Preprocess:
 
     Fields: ``patch`` pixels per patch side; ``resize``: ``none`` takes the image as it is, ``square`` makes
     ``sqrt(n_patches)`` patches each way, ``grid`` the factor pair of ``n_patches`` whose columns/rows ratio is nearest
-    the image's; ``mean`` and ``std`` per channel, in units of [0, 1].
+    the image's; ``n_patches`` is None with ``none``; ``mean`` and ``std`` per channel, in units of [0, 1].
     """
 
     patch: int
     resize: str = "none"
-    n_patches: int = 256
+    n_patches: int | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -32,16 +34,25 @@ class Preprocess:
         """Check the values.
 
         Raises:
-            ConfigError: an unknown kind of resize, a patch count that is no square, a deviation that is not positive.
+            ConfigError: an unknown kind of resize, a patch count that is missing or no square, a deviation that is
+                not positive.
         """
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.resize not in RESIZES:
             raise ConfigError(f"preprocess: resize {self.resize!r} is unknown; use one of {', '.join(RESIZES)}")
-        if self.resize == "square" and int(self.n_patches**0.5) ** 2 != self.n_patches:
+        if self.resize != "none" and (self.n_patches is None or self.n_patches < 1):
+            raise ConfigError(f"preprocess: resize {self.resize} needs n_patches of at least 1, not {self.n_patches}")
+        if self.resize == "none":
+            object.__setattr__(self, "n_patches", None)
+        if self.resize == "square" and isqrt(self.n_patches or 0) ** 2 != self.n_patches:
             raise ConfigError(f"preprocess: resize square needs a square number of patches, not {self.n_patches}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError("preprocess: mean and std are three numbers each, std positive")
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the fields as JSON values; ``Preprocess(**parameters)`` is equal."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches for an image of that size.
@@ -56,10 +67,10 @@ class Preprocess:
                     " patches; set preprocess.resize to square or grid"
                 )
             return height // self.patch, width // self.patch
+        n_patches = self.n_patches or 1
         if self.resize == "square":
-            side = int(self.n_patches**0.5)
-            return side, side
-        pairs = [(r, self.n_patches // r) for r in range(1, self.n_patches + 1) if self.n_patches % r == 0]
+            return isqrt(n_patches), isqrt(n_patches)
+        pairs = [(r, n_patches // r) for r in range(1, n_patches + 1) if n_patches % r == 0]
         return min(pairs, key=lambda pair: abs(pair[1] / pair[0] - width / height))
 
     def pixels(self, image: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from eigenloom.errors import ConfigError
+from eigenloom.provenance import canonical_json
 from eigenloom.sources.scenes import CLASSES, VOID, SceneStyle, draw_scenes
 from eigenloom.store.atomic import atomic_file
 
@@ -15,6 +16,8 @@ def prepare_scenes(
     directory: Path, options: Mapping[str, Any], *, seed: int, split: str, first: int, n_examples: int
 ) -> dict[str, Any]:
     """Draw the scenes of a split into ``images.npy`` and ``masks.npy``; return what the edge says of them.
+
+    ``files.json`` lists their names, as for every kind of images.
 
     Raises:
         ConfigError: an option is unknown or out of range.
@@ -29,7 +32,16 @@ def prepare_scenes(
         with atomic_file(directory / name) as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
         files[name] = {"bytes": file.n_bytes, "sha256": file.sha256}
+    with atomic_file(directory / "files.json") as file:
+        names = [scene_name(index) for index in range(first, first + n_examples)]
+        file.write((canonical_json({"images": names}) + "\n").encode())
+    files["files.json"] = {"bytes": file.n_bytes, "sha256": file.sha256}
     return {"classes": list(CLASSES), "void": VOID, "has_masks": True, "image_classes": [], "files": files}
+
+
+def scene_name(number: int) -> str:
+    """Return what a scene is called."""
+    return f"scene-{number:06d}"
 
 
 class SceneImages:
@@ -59,7 +71,7 @@ class SceneImages:
 
     def name(self, index: int) -> str:
         """Return the scene's number."""
-        return f"scene-{self._first + index:06d}"
+        return scene_name(self._first + index)
 
     def image_class(self, index: int) -> int | None:
         """Scenes have no class of their own."""

@@ -3,7 +3,7 @@
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,17 @@ def size_problems(path: Path, expected: int, least: int | None = None) -> list[s
     if not (expected if least is None else least) <= facts.st_size <= expected:
         return [f"{path}: {facts.st_size} bytes, {expected} expected; delete it and run the rule that makes it"]
     return []
+
+
+def first_difference(ours: Any, theirs: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """Return the dotted name and both values of the first field that differs."""
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return None if ours == theirs else (field, ours, theirs)
+    for key in sorted(ours.keys() | theirs.keys()):
+        found = first_difference(ours.get(key), theirs.get(key), f"{field}.{key}" if field else str(key))
+        if found is not None:
+            return found
+    return None
 
 
 def parse_metadata(document: Any, path: Path) -> Metadata:

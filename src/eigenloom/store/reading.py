@@ -93,6 +93,8 @@ class LayerReader:
             StoreError: a file is gone, was cut since the store was opened, or cannot be read.
         """
         assert 0 <= first <= first + len(out) <= self.n_rows
+        if len(out) == 0:
+            return
         view = out.data.cast("B")
         done = 0
         while done < len(out):

@@ -13,7 +13,14 @@ from torch import Tensor
 from eigenloom.errors import ConfigError, DataError, MismatchError, StoreError
 from eigenloom.provenance import file_digest
 from eigenloom.store.atomic import explained
-from eigenloom.store.parsing import check_present, parse_metadata, parse_shards, read_document, size_problems
+from eigenloom.store.parsing import (
+    check_present,
+    first_difference,
+    parse_metadata,
+    parse_shards,
+    read_document,
+    size_problems,
+)
 from eigenloom.store.protocol import Layout, Metadata, metadata_hash, shard_name
 from eigenloom.store.sidecar import sidecar_problems
 
@@ -216,7 +223,7 @@ def check_signature(signature: Mapping[str, Any], store: ActivationStore) -> Non
     """
     if store.sidecar is None or signature.keys() == {"family", "ckpt"}:
         logger.warning("%s: a foreign recording; nothing but family and ckpt could be checked", store.directory)
-    difference = _difference(signature, store.signature, "")
+    difference = first_difference(signature, store.signature)
     if difference is not None:
         field, ours, theirs = difference
         raise MismatchError(
@@ -249,17 +256,6 @@ def _label_problems(directory: Path, layout: Layout, sidecar: Any) -> list[str]:
     if not named and (sidecar is not None or not (path.exists() or path.is_symlink())):
         return []
     return size_problems(path, layout.n_examples * layout.content_tokens_per_example)
-
-
-def _difference(ours: Any, theirs: Any, field: str) -> tuple[str, Any, Any] | None:
-    """Return the dotted name and both values of the first field that differs."""
-    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
-        return None if ours == theirs else (field, ours, theirs)
-    for key in sorted(ours.keys() | theirs.keys()):
-        found = _difference(ours.get(key), theirs.get(key), f"{field}.{key}" if field else str(key))
-        if found is not None:
-            return found
-    return None
 
 
 def _brief(value: Any) -> str:

@@ -60,7 +60,7 @@ def write_labels(directory: str | Path, labels: np.ndarray) -> dict[str, Any]:
     """Write ``labels.bin``: uint8 ``[n_examples, P]``, one label per content token, no CLS column.
 
     Returns:
-        ``{"sha256", "bytes", "n_examples", "tokens_per_example"}``.
+        ``{"name", "sha256", "bytes", "n_examples", "tokens_per_example"}``.
 
     Raises:
         DataError: not a uint8 matrix.
@@ -71,7 +71,13 @@ def write_labels(directory: str | Path, labels: np.ndarray) -> dict[str, Any]:
         raise DataError(f"{path}: labels are {labels.dtype} {list(labels.shape)}, where a uint8 matrix is due")
     digest = write_bytes(path, labels.tobytes())
     n_examples, tokens = labels.shape
-    return {"sha256": digest, "bytes": labels.size, "n_examples": n_examples, "tokens_per_example": tokens}
+    return {
+        "name": path.name,
+        "sha256": digest,
+        "bytes": labels.size,
+        "n_examples": n_examples,
+        "tokens_per_example": tokens,
+    }
 
 
 def write_store(

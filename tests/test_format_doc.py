@@ -1,0 +1,111 @@
+"""``docs/format.md`` says what the code does: its tables are parsed and compared with what is written."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from recordings import record
+
+from eigenloom.store import artifact, joining, protocol, recording, sidecar
+from eigenloom.store.atomic import read_json
+
+TEXT = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+SECTIONS = {
+    part.partition("\n")[0].strip(): part.partition("\n")[2] for part in re.split(r"(?m)^#{1,3} ", TEXT) if part
+}
+
+
+def table(section):
+    """The rows of the first table of a section, as lists of cells, without its head."""
+    lines = re.search(r"(?m)(^\|.*\n)+", SECTIONS[section]).group().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert set("".join(rows[1])) == {"-"}
+    return rows[2:]
+
+
+def keys(section):
+    names = [row[0] for row in table(section)]
+    assert all(re.fullmatch("`[a-z_0-9]+`", name) for name in names)
+    return tuple(name.strip("`") for name in names)
+
+
+def listed(section, label):
+    """The names in backticks of the sentence ``label: ...``."""
+    sentence = re.search(rf"(?m)^{label}: ([^.]*)\.", SECTIONS[section]).group(1)
+    return re.findall("`([^`]+)`", sentence)
+
+
+def test_constants():
+    found = {row[0]: row[1] for row in table("File formats")}
+    assert found == {
+        "shard protocol": f"`{protocol.PROTOCOL}`",
+        "activation store": f"`{sidecar.FORMAT}` version {sidecar.VERSION}",
+        "shard edge": f"`{joining.SHARD_FORMAT}` version {joining.VERSION}",
+        "labels edge": f"`{joining.LABELS_FORMAT}` version {joining.VERSION}",
+        "artifact": f"`{artifact.FORMAT}` version {artifact.VERSION}",
+        "default `max_tokens_per_shard`": str(protocol.MAX_TOKENS_PER_SHARD),
+        "most shards of a recording": str(protocol.MAX_SHARDS),
+        "largest count": str(protocol.MAX_COUNT),
+        "largest `metadata.json` that is read, in bytes": str(recording.MAX_METADATA_BYTES),
+        "largest `shards.json` or `store.json` that is read, in bytes": str(recording.MAX_LIST_BYTES),
+    }
+
+
+def test_store_files_have_the_documented_keys(tmp_path):
+    labels = torch.zeros(11, 4, dtype=torch.uint8).numpy()
+    record(tmp_path, labels=labels)
+    store = read_json(tmp_path / "store.json")
+    shards = read_json(tmp_path / "shards.json")
+    assert keys("`metadata.json`") == protocol.KEYS == tuple(read_json(tmp_path / "metadata.json"))
+    assert keys("Sidecar `store.json`") == sidecar.KEYS == tuple(store)
+    assert {keys("`shards.json`")} == {tuple(entry) for entry in shards}
+    assert set(keys("Entries of `shards`")) == set(sidecar.SHARD_KEYS) == set(store["shards"][0])
+    assert set(keys("`labels`")) == set(sidecar.LABEL_KEYS) == set(store["labels"])
+    named = {"metadata.json", "shards.json", "store.json", "labels.bin", *(entry["name"] for entry in shards)}
+    assert {path.name for path in tmp_path.iterdir()} == named
+    assert [shards[0]["name"], shards[1]["name"]] == re.findall(r"`(acts\d+\.bin)`", SECTIONS["Activation store"])
+
+
+def test_edges_have_the_documented_keys():
+    assert keys("Shard edge `shard-NNNNN.json`") == joining.SHARD_KEYS
+    assert keys("Labels edge `labels.json`") == joining.LABELS_KEYS
+    sentence = re.search(r"differ in\s+(.*?)\.\n", SECTIONS["Shard edge `shard-NNNNN.json`"], re.DOTALL).group(1)
+    assert tuple(re.findall("`([a-z_]+)`", sentence)) == joining.COMMON
+
+
+def test_artifacts_have_the_documented_keys(tmp_path):
+    artifact.write_artifact(tmp_path, kind="thing", parameters={}, arrays={"x": torch.zeros(2)})
+    meta = read_json(tmp_path / "meta.json")
+    rows = {row[0].strip("`"): row[1] for row in table("Artifact")}
+    assert tuple(rows) == tuple(meta)
+    assert re.findall('"([a-z0-9]+)"', rows["arrays"]) == list(meta["arrays"]["x"])
+    assert re.findall('"([a-z0-9]+)"', rows["files"]) == list(meta["files"]["arrays.safetensors"])
+    assert listed("Artifact", "Dtypes") == list(artifact.DTYPES.values())
+    assert {path.name for path in tmp_path.iterdir()} == {"meta.json", "arrays.safetensors", "run.json"}
+
+
+def test_choices():
+    assert tuple(listed("`metadata.json`", "Families")) == protocol.FAMILIES
+    values = {row[0].strip("`"): re.findall("`([^`]+)`", row[1]) for row in table("`metadata.json`")}
+    for key in ("pixel_agg", "dtype", "protocol"):
+        assert tuple(values[key]) == protocol.CHOICES[key]
+
+
+@pytest.mark.parametrize(
+    ("section", "constant"),
+    [
+        ("Sidecar `store.json`", sidecar),
+        ("Artifact", artifact),
+        ("Shard edge `shard-NNNNN.json`", joining.SHARD_FORMAT),
+        ("Labels edge `labels.json`", joining.LABELS_FORMAT),
+    ],
+)
+def test_formats_and_versions(section, constant):
+    name, version = (constant, joining.VERSION) if isinstance(constant, str) else (constant.FORMAT, constant.VERSION)
+    rows = {row[0]: row[1] for row in table(section)}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{name}`", str(version))
+
+
+def test_code_shards_have_a_section():
+    assert "Code shards" in SECTIONS
