@@ -102,7 +102,7 @@ def one_hot(rng: np.random.Generator, full: bool, l2: float) -> Record:
             b, w, _ = fit_reference((cluster == j).astype(float), (y == c).astype(float), l2=l2)
             z0, z1 = x[:, j * N_CLASSES + c].tolist()
             errors.append(max(abs(z0 - b) / (1 + abs(b)), abs(z1 - z0 - w) / (1 + abs(w))))
-        return {"error": max(errors), "steps": most}
+        return {"error": float(max(errors)), "steps": most}
 
     record = compare(
         "one-hot: all pairs, counting included",
@@ -119,7 +119,7 @@ def one_hot(rng: np.random.Generator, full: bool, l2: float) -> Record:
 
 def dense(rng: np.random.Generator, full: bool, l2: float) -> Record:
     """Probe a few dense features from codes to exact AP: all classes, histograms and exact passes of the best."""
-    n, k = (524_288, 64) if full else (65_536, 64)
+    n, k = (524_288, 32) if full else (65_536, 32)
     y, yv = labels(rng, n), labels(rng, n // 4)
 
     def codes(classes: np.ndarray) -> torch.Tensor:
@@ -143,7 +143,7 @@ def dense(rng: np.random.Generator, full: bool, l2: float) -> Record:
                 table.b[j, c], table.w[j, c]
             )  # fmt: skip
             errors.append(max(abs(found[0] - b) / (1 + abs(b)), abs(found[1] - w) / (1 + abs(w))))
-        return {"error": max(errors)}
+        return {"error": float(max(errors))}
 
     record = compare(
         "dense: codes to exact AP",

@@ -162,9 +162,13 @@ def _columns(problem: Problem) -> _Parts:
     for columns in problem.val.columns(np.array(sorted(wanted))):
         for position, j in enumerate(columns.features.tolist()):
             ap[j] = average_precisions(columns, position, signs[j])[evaluated]
-            for place in np.flatnonzero(best == j):
-                figures[0, place], figures[2, place] = purity(columns, position, signs[j, evaluated[place]])
-                figures[1, place] = purity(columns, position, 1.0)[0]
+            places = np.flatnonzero(best == j)
+            directions = signs[j, evaluated[places]]
+            pure = {
+                sign: purity(columns, position, sign) for sign in ({*directions.tolist(), 1.0} if len(places) else ())
+            }
+            for place, sign in zip(places, directions.tolist(), strict=True):
+                figures[:, place] = pure[sign][0], pure[1.0][0], pure[sign][1]
     e = np.arange(len(best))
     precisions = Precisions(ap[best, e], ap[oracle, e], figures[0], figures[1], figures[2].astype(np.int64))
     scales = (fitter.scales, fitter.val_scales)
