@@ -18,7 +18,7 @@ run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases,
 	@$(BIN)/python scripts/where.py $(CONFIG)
 
 test: $(VENV)/.dev  ## Run all tests
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 
 lint: $(VENV)/.dev  ## Check style, types, floors, workflow
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -42,7 +42,7 @@ verify: $(VENV)/.run  ## Compare every artifact with its recorded sha256
 	@$(BIN)/python scripts/verify.py
 
 stress: $(VENV)/.dev  ## Kill the workflow 100 times at random moments and compare the artifacts with an undisturbed run
-	@PATH="$(CURDIR)/$(BIN):$$PATH" EIGENLOOM_KILLS=100 $(BIN)/python -m pytest tests/workflow/test_kill.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" EIGENLOOM_KILLS=100 $(BIN)/python -m pytest tests/workflow/test_tiny.py -k killed
 
 docs: $(VENV)/.dev  ## Regenerate the generated pages of docs/ and the tables of README.md
 	@$(BIN)/python docs/generate.py
