@@ -5,7 +5,7 @@ weights losses are other quantities: they carry the suffix ``_balanced`` and the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -235,9 +235,3 @@ def _counts(problem: Problem, table: PairTable) -> dict[str, int]:
         **{f"n_pairs_{name}": int(count) for name, count in zip(STATUSES, statuses, strict=True)},
         "max_steps": int(table.steps.max()),
     }
-
-
-def sums_document(sums: Sums) -> dict[str, float]:
-    """Return the sums by name."""
-    assert {field.name for field in fields(Sums)} == asdict(sums).keys()
-    return asdict(sums)
