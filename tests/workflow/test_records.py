@@ -90,6 +90,13 @@ def test_artifacts_of_another_configuration(here):
     assert set(found.values()) == {f"was made from another {BASIS}"}
 
 
+def test_artifacts_made_from_other_inputs(here):
+    """The same specification, but the edge says it read another store than its record does."""
+    inputs = json.loads(Path(BASIS).read_text())["inputs"]
+    rewrite(BASIS, inputs=inputs | {min(inputs): "0" * 64})
+    assert skew()[BASIS] == "is not the file its record describes"
+
+
 def test_records_of_another_configuration(here):
     """DVC moved, Git did not: the same, seen from the record."""
     path = by_target(".snakemake/metadata")[BASIS]
