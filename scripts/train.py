@@ -28,8 +28,7 @@ def main(job: Job) -> None:
     splits = {name: LabelledPatches.from_images(open_images(job[name]), preprocess, device) for name in job.lists}
     data = splits["train"]
     optimizer = dict(spec["optimizer"])
-    chosen = ("steps", "batch_size", "warmup", "void_weight", "swap_colors")
-    schedule = Schedule(clip=optimizer.pop("clip"), **{key: spec[key] for key in chosen})
+    schedule = Schedule(spec["steps"], spec["batch_size"], spec["warmup"], optimizer.pop("clip"), spec["void_weight"])
     sizes = {key: spec[key] for key in ("patch", "width", "depth", "heads")}
     model = SmallViT(ViTConfig(data.grid, n_labels=len(data.classes), **sizes), job.spec["seed"]).to(device)
     source = job.out.parent.parent.name  # artifacts/{source}/model/meta.json
@@ -47,8 +46,12 @@ def main(job: Job) -> None:
     files = write_model(job.out.parent, model, preprocess)
     files["history.csv"] = write_history(job.out.with_name("history.csv"), losses, schedule, optimizer["lr"])
     write_json(job.out.with_name("run.json"), job.facts(**console.close()))
-    edge: dict[str, object] = {"format": FORMAT, "version": VERSION, "architecture": ARCHITECTURE}
-    edge["config"] = describe(model.config, preprocess)
+    edge = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": ARCHITECTURE,
+        "config": describe(model.config, preprocess),
+    }
     facts = {"metrics": asdict(metrics), "bar": spec["bar"], "files": files, "spec": job.spec, "inputs": job.inputs}
     write_json(job.out, {**edge, **facts})
 

@@ -48,19 +48,6 @@ def test_the_planted_problem_is_learned():
     assert after.loss < 0.5 * after.prior_loss
 
 
-def test_swapped_colors_hide_what_only_color_says():
-    model = fresh()
-    run(model, Schedule(40, 8, warmup=5, swap_colors=True))
-    seen, hidden = (judge(m, problem(), problem(10, seed=1), 0.3) for m in (run_plain(), model))
-    assert hidden.accuracy < seen.accuracy - 0.1
-
-
-def run_plain():
-    model = fresh()
-    run(model)
-    return model
-
-
 def test_same_seed_same_weights_and_the_global_generator_plays_no_part():
     models = [fresh() for _ in range(3)]
     losses = []

@@ -20,7 +20,7 @@ from job import Job
 MODEL = {
     "kind": "vit", "width": 16, "depth": 3, "heads": 2, "patch": 4, "steps": 30, "batch_size": 8, "warmup": 5,
     "optimizer": {"kind": "adamw", "lr": 0.004, "betas": [0.9, 0.98], "weight_decay": 0.05, "clip": 1.0},
-    "void_weight": 0.3, "swap_colors": False, "bar": {"below_prior": True},
+    "void_weight": 0.3, "bar": {"below_prior": True},
     "preprocess": {"resize": "none", "n_patches": None, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
 }  # fmt: skip
 RECORD = {

@@ -103,7 +103,6 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/batch_size": (16, {"train"}),
     f"{M}/warmup": (0, {"train"}),
     f"{M}/void_weight": (0.5, {"train"}),
-    f"{M}/swap_colors": (False, {"train"}),
     f"{M}/optimizer/lr": (0.001, {"train"}),
     f"{M}/optimizer/betas": ([0.9, 0.9], {"train"}),
     f"{M}/optimizer/weight_decay": (0.0, {"train"}),

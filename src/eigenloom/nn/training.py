@@ -34,8 +34,7 @@ class Schedule:
 
     Fields: ``steps`` of ``batch_size`` images; ``warmup`` steps of linearly rising learning rate, then a half cosine
     to zero; ``clip``, the largest norm of the gradient (None: any); ``void_weight`` of void patches in the loss;
-    ``gain_sd`` and ``offset_sd``, deviations of the random contrast and brightness of each channel; with
-    ``swap_colors`` channels change places and light and dark are inverted at random, for classes that have no colour.
+    ``gain_sd`` and ``offset_sd``, deviations of the random contrast and brightness of each channel.
     """
 
     steps: int
@@ -45,7 +44,6 @@ class Schedule:
     void_weight: float = 0.3
     gain_sd: float = 0.2
     offset_sd: float = 0.2
-    swap_colors: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -158,18 +156,16 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """Return inputs and labels of some images, changed at random in ways that leave the labels true.
 
-    Each is moved round by whole patches, and contrast and brightness of each channel change a little. Where colour
-    says nothing about the classes, channels also change places, and light and dark are inverted for half of the images:
-    without that the network learns the few digits it sees by heart.
+    Each is moved round by whole patches; its colour channels change places; with probability one half light and
+    dark are inverted; contrast and brightness of each channel change a little. Colours say nothing about a digit,
+    and without the second and third change the network learns the few instances it sees by heart.
     """
     n = len(chosen)
     shifts = [torch.randint(side, (n,), generator=draw) for side in data.grid]
-    gain = 1 + schedule.gain_sd * torch.randn(n, 3, generator=draw)
+    order = torch.rand(n, 3, generator=draw).argsort(1)
+    sign = 1 - 2 * torch.randint(2, (n, 1), generator=draw)
+    gain = sign * (1 + schedule.gain_sd * torch.randn(n, 3, generator=draw))
     offset = schedule.offset_sd * torch.randn(n, 3, generator=draw)
-    order = torch.arange(3).expand(n, 3)
-    if schedule.swap_colors:
-        order = torch.rand(n, 3, generator=draw).argsort(1)
-        gain *= 1 - 2 * torch.randint(2, (n, 1), generator=draw)
     return data.batch(chosen, shifts, order, gain, offset)
 
 
