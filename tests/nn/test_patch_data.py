@@ -34,14 +34,12 @@ def test_plain_inputs_are_those_of_recording(images, data):
 
 def test_augmentation_moves_labels_along_and_scales_channels(images, data):
     chosen, shifts = torch.tensor([3, 0]), [torch.tensor([1, 0]), torch.tensor([2, 1])]
-    gain, offset = torch.tensor([[1.5, 1.0, -0.5]]).repeat(2, 1), torch.tensor([[0.1, 0.0, -0.2]]).repeat(2, 1)
-    order = torch.tensor([[2, 0, 1], [0, 1, 2]])
-    x, labels = data.batch(chosen, shifts, order, gain, offset)
+    gain, offset = torch.tensor([[1.5, 1.0, 0.5]]).repeat(2, 1), torch.tensor([[0.1, 0.0, -0.2]]).repeat(2, 1)
+    x, labels = data.batch(chosen, shifts, gain, offset)
     for i in range(2):
         rolled = np.roll(images.pixels[chosen[i]], [-4 * int(s[i]) for s in shifts], (0, 1))
         mask = np.roll(images.masks[chosen[i]], [-4 * int(s[i]) for s in shifts], (0, 1))
-        swapped = rolled[..., order[i].tolist()]
-        scaled = PREPROCESS.scaled(swapped[None]) * gain[0].view(1, 3, 1, 1) + offset[0].view(1, 3, 1, 1)
+        scaled = PREPROCESS.scaled(rolled[None]) * gain[0].view(1, 3, 1, 1) + offset[0].view(1, 3, 1, 1)
         torch.testing.assert_close(x[i], patchify(scaled, 4)[0], rtol=0, atol=4e-6)
         assert np.array_equal(labels[i].numpy(), patch_labels(mask, 4))
 

@@ -84,22 +84,19 @@ class LabelledPatches:
         ones = torch.ones(len(patches), 3, device=patches.device)
         return self.inputs(patches, ones, torch.zeros_like(ones)), self.labels[start:stop]
 
-    def batch(
-        self, chosen: Tensor, shifts: Sequence[Tensor], order: Tensor, gain: Tensor, offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def batch(self, chosen: Tensor, shifts: Sequence[Tensor], gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Return augmented inputs float32 ``[b, P, 3 patch^2]`` and labels int64 ``[b, P]``.
 
         Args:
             chosen: numbers of the images ``[b]``, on the CPU like all arguments.
             shifts: whole patches ``[b]`` by which rows and columns move round, labels along with them.
-            order: which channel stands in the place of each, ``[b, 3]``.
-            gain: factor ``[b, 3]`` per channel of the network's input; a negative one inverts light and dark.
+            gain: factor ``[b, 3]`` per channel of the network's input.
             offset: summand ``[b, 3]``.
         """
         device = self.patches.device
         rows, columns = ((torch.arange(n) + s[:, None]) % n for n, s in zip(self.grid, shifts, strict=True))
         places = (rows[:, :, None] * self.grid[1] + columns[:, None, :]).flatten(1).to(device)
         images = chosen[:, None].to(device)
-        channels = self.patches.unflatten(2, (3, -1))
-        patches = channels[images[:, :, None], places[:, :, None], order.to(device)[:, None, :]].flatten(2)
-        return self.inputs(patches, gain.to(device), offset.to(device)), self.labels[images, places]
+        return self.inputs(self.patches[images, places], gain.to(device), offset.to(device)), self.labels[
+            images, places
+        ]
