@@ -24,7 +24,8 @@ if mistakes := check(config):
 plan = Plan(config)
 specs = Specs(plan)
 CPU, DEVICE = "../../envs/cpu.yaml", f"../../envs/{plan.environment}.yaml"
-shell.prefix("export PYTHONPATH=src${{PYTHONPATH:+:$PYTHONPATH}}; ")
+# Threads that wait must sleep: spinning on a core that something else needs makes two threads slower than one.
+shell.prefix("export PYTHONPATH=src${{PYTHONPATH:+:$PYTHONPATH}} OMP_WAIT_POLICY=${{OMP_WAIT_POLICY:-passive}}; ")
 
 if workflow.is_main_process:
     for line in plan.remarks():
