@@ -118,10 +118,27 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def results_table() -> str:
-    """Render the README's table of results from the default experiment."""
-    path = ROOT / "results" / "tables" / "default" / "table.md"
-    return path.read_text(encoding="utf-8").strip() if path.exists() else "Not built yet: `make run`."
+def results_table(text: str | None = None) -> str:
+    """Render the README's table from ``table.json``: the chosen layer of each basis and coding, its floor beside."""
+    path = ROOT / "results" / "tables" / "default" / "table.json"
+    if text is None and not path.exists():
+        return "Not built yet: `make run`."
+    rows = json.loads(text or path.read_text(encoding="utf-8"))["rows"]
+    floors = {(row["layer"], row["basis"], row["coding"]): row for row in rows}
+    lines = [
+        "| basis | coding | L0 | NMSE (random) | Probe R (random) | mAP (random) | |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        if row.get("chosen"):
+            floor = floors[row["layer"], f"{row['basis']}-random", row["coding"]]
+            cells = [f"{row[key]:.3f} ({floor[key]:.3f})" for key in ("nmse", "probe_r", "map")]
+            link = f"[{row['layer']}]({row['path']})"
+            lines.append(f"| {row['basis']} | {row['coding']} | {row['l0']:.0f} | {' | '.join(cells)} | {link} |")
+    layers = {row["layer"] for row in rows if row.get("chosen")}
+    constant = [row["map"] for row in rows if row["basis"] == "constant" and row["layer"] in layers]
+    lines.append(f"\nA constant score has Probe R 0 and mAP {constant[0]:.3f}; predicting the mean has NMSE 1.")
+    return "\n".join(lines)
 
 
 def readme(text: str) -> str:
