@@ -110,8 +110,9 @@ def test_relocation_repairs_seeds_in_one_blob():
     repaired = fit(x, init=start, relocate=0.2)
     assert stuck.inertia > 3 * repaired.inertia
     assert (torch.cdist(centers, repaired.cluster_centers).amin(1) < 0.2).all()
-    assert repaired.relocated_history[0] > 0
-    assert repaired.relocated_history[10:].sum() == 0
+    assert repaired.relocated_history[0] == 0
+    assert repaired.relocated_history[1] == 4
+    assert repaired.relocated_history[11:].sum() == 0
     assert repaired.relocated_history[-2:].sum() == 0
 
 

@@ -17,7 +17,8 @@ from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 
 BLOCK_ROWS = 2048
-RELOCATING_PASSES = 10
+RELOCATING_PASSES = 10  # after the first, whose centres are still raw seeds
+RESERVED_ROWS = 4096
 QUIET_PASSES = 2
 CACHE_SHARE = 0.7
 
@@ -132,7 +133,7 @@ class Trainer:
             self._position["phase"] = "closing"
             self._record(moved=0, rate=0.0)
             return
-        centers, moved = tally.relocate(tally.means(state.centers))
+        centers, moved = tally.relocate(tally.means(state.centers), self._most_moves())
         state.centers = centers
         self._record(moved=len(moved), rate=1.0)
 
@@ -179,7 +180,7 @@ class Trainer:
                 dist.all_reduce(counts)
             self._step(tally.sums, counts)
         tally.merge_processes()
-        means, moved = tally.relocate(state.means)
+        means, moved = tally.relocate(state.means, self._most_moves())
         state.means, state.mass = means, state.mass.index_fill(0, moved, float(settings.learning_rate == "ema"))
         self._record(moved=len(moved), rate=None)
         if step + 1 == settings.minibatch_iter:
@@ -201,8 +202,12 @@ class Trainer:
 
     def _n_reserved(self) -> int:
         """Return how many rows to reserve for relocation in this pass."""
-        early = len(self.state.inertia_history) < RELOCATING_PASSES
-        return int(self._settings.relocate * len(self.state.centers)) if early else 0
+        early = 1 <= len(self.state.inertia_history) <= RELOCATING_PASSES
+        return min(RESERVED_ROWS, len(self.state.centers)) if early and self._most_moves() else 0
+
+    def _most_moves(self) -> int:
+        """Return how many centres may move between two passes."""
+        return int(self._settings.relocate * len(self.state.centers))
 
     def _open_tally(self, n_reserved: int) -> Tally:
         """Return the sums to go on with: those of the snapshot, or zeros at the start of a pass."""

@@ -29,8 +29,8 @@ class Settings:
     passes. init: ``greedy-k-means++``, ``random`` rows, or centres ``[K, d]`` in the fitted space. init_rows: size
     of the seeding reservoir (default ``10 * n_clusters``). learning_rate: ``count`` (one over the rows seen),
     ``decay`` (the same, past rows losing the factor ``decay`` per batch), ``ema`` (share ``ema`` per batch). relocate:
-    largest share of centres moved after each of the first ten passes. precision: ``exact``, or ``screen`` for bfloat16
-    labels while fitting.
+    largest share of centres moved after a pass, from the second to the eleventh. precision: ``exact``, or ``screen``
+    for bfloat16 labels while fitting.
     """
 
     n_clusters: int = 4096

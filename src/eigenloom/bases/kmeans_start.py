@@ -28,7 +28,7 @@ def largest_magnitudes(batches: Batches) -> Tensor:
     if (moments := known_moments(batches)) is not None and not moments.n_nonfinite:
         minimum, maximum = moments.minimum, moments.maximum
     else:
-        ranges = [torch.stack(batch.aminmax(dim=0)) for batch in batches]
+        ranges = [(batch.amin(0), batch.amax(0)) for batch in batches]
         minimum = torch.stack([low for low, _ in ranges]).amin(0)
         maximum = torch.stack([high for _, high in ranges]).amax(0)
         if not (minimum.isfinite() & maximum.isfinite()).all():

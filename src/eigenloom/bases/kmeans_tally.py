@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from eigenloom.bases.kmeans_relocation import choose_moves
 from eigenloom.linalg.assignment import Nearest
 from eigenloom.linalg.order_free import add_by_label, quantize, quantum
 
@@ -30,8 +31,8 @@ class Tally:
     """Sums over rows assigned so far.
 
     ``sums [K, d]`` float64, ``counts [K]`` int64, ``utility [K]`` float64 (sum of gaps to the second-best centre),
-    ``inertia [1]`` float64; and a weighted reservoir of ``m`` rows to move centres to: ``keys [m]`` float64 in
-    ascending order, ``rows [m, d]`` and ``sq_distances [m]`` float32.
+    ``inertia [1]`` float64; and a reservoir of ``m`` rows sampled by squared distance: ``keys [m]`` float64,
+    infinite where there is none, ``rows [m, d]`` and ``sq_distances [m]`` float32.
     """
 
     sums: Tensor
@@ -75,9 +76,17 @@ class Tally:
         """
         size = len(self.keys)
         keys, kept = torch.where(keys.isnan(), torch.inf, keys).topk(min(size, len(x)), largest=False)
-        self.keys, order = torch.cat([self.keys, keys]).topk(size, largest=False, sorted=True)
-        self.rows = torch.cat([self.rows, x[kept]])[order]
-        self.sq_distances = torch.cat([self.sq_distances, distances[kept]])[order]
+        order = torch.cat([self.keys, keys]).topk(size, largest=False).indices
+        if x.is_cuda:  # copying all is cheaper than asking the host
+            self.keys = torch.cat([self.keys, keys])[order]
+            self.rows = torch.cat([self.rows, x[kept]])[order]
+            self.sq_distances = torch.cat([self.sq_distances, distances[kept]])[order]
+            return
+        come = order[order >= size] - size
+        leave = torch.ones(size, dtype=torch.bool).index_fill_(0, order[order < size], False).nonzero()[:, 0]
+        self.keys[leave] = keys[come]
+        self.rows.index_copy_(0, leave, x.index_select(0, kept[come]))
+        self.sq_distances[leave] = distances[kept[come]]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields under ``tally.`` names, for a snapshot."""
@@ -99,7 +108,7 @@ class Tally:
             for own, share in zip(self._reservoir(), shares, strict=True):
                 dist.all_gather(share, own.contiguous())
             keys, rows, distances = (torch.cat(share) for share in shares)
-            self.keys, order = keys.topk(len(self.keys), largest=False, sorted=True)
+            self.keys, order = keys.topk(len(self.keys), largest=False)
             self.rows, self.sq_distances = rows[order], distances[order]
 
     def _reservoir(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,16 +120,17 @@ class Tally:
         counts = self.counts[:, None]
         return torch.where(counts > 0, (self.sums / counts.clamp_min(1)).to(torch.float32), centers)
 
-    def relocate(self, centers: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the centres of least utility to reserved rows that cost more than the utility lost.
+    def relocate(self, centers: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """Move at most ``most`` centres to reserved rows where that gains more than it loses.
 
         Returns:
-            The centres, and their indices where one was moved.
+            The centres, and the indices of those moved.
         """
-        least = self.utility.argsort(stable=True)[: len(self.keys)]
-        worth = self.keys.isfinite() & (self.sq_distances.double() > self.utility[least])
-        moved = least[worth]
-        return centers.index_copy(0, moved, self.rows[worth].to(centers.dtype)), moved
+        keys, order = self.keys.sort()  # whoever reserved them, in whatever order
+        order = order[keys.isfinite()]
+        rows = self.rows[order]
+        moved, places = choose_moves(rows, self.sq_distances[order], float(self.inertia), self.utility, most)
+        return centers.index_copy(0, moved, rows[places].to(centers.dtype)), moved
 
 
 def utilisation_of(counts: Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 MANTISSA = 52
+PART_ELEMENTS = 1 << 17
 
 
 def quantum(bound: Tensor, n_terms: int) -> Tensor:
@@ -44,11 +45,12 @@ def add_by_label(sums: Tensor, x: Tensor, labels: Tensor, q: Tensor) -> None:
     On CUDA rows are sorted by label and segments summed; elsewhere they are added one by one. Both are exact, so
     they agree to the last bit.
     """
-    terms = quantize(x, q)
     if x.is_cuda:
-        add_segments(sums, terms, labels)
-    else:
-        sums.index_add_(0, labels, terms)
+        add_segments(sums, quantize(x, q), labels)
+        return
+    n_rows = max(1, PART_ELEMENTS * len(x) // max(x.numel(), 1))
+    for part, names in zip(x.split(n_rows), labels.split(n_rows), strict=True):  # float64 terms that stay in cache
+        sums.index_add_(0, names, quantize(part, q))
 
 
 def add_segments(sums: Tensor, terms: Tensor, labels: Tensor) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 OUTPUT_ROUNDING = 2.0**-8
 """``u``: twice the unit roundoff of bfloat16, which leaves room for the float32 arithmetic on top."""
 MAX_CANDIDATES = 32
-PAIR_ELEMENTS = 1 << 15
+PAIR_ELEMENTS = 1 << 17
 MIN_FEATURES, MIN_ELEMENTS = 256, 1 << 20
 
 
@@ -126,7 +126,7 @@ def pair_distances(x: Tensor, centers: Tensor, rows: Tensor, columns: Tensor) ->
     left, right = (x.new_empty(min(block, len(rows)), x.shape[1]) for _ in range(2))
     distances = x.new_empty(len(rows))
     for row, column, out in zip(rows.split(block), columns.split(block), distances.split(block), strict=True):
-        one, other = left[: len(row)], right[: len(row)]
+        one, other = left[: row.shape[0]], right[: row.shape[0]]
         torch.index_select(x, 0, row, out=one)
         torch.index_select(centers, 0, column, out=other)
         torch.linalg.vecdot(one.sub_(other), one, out=out)
