@@ -18,7 +18,7 @@ run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases,
 	@$(BIN)/python scripts/where.py $(CONFIG)
 
 test: $(VENV)/.dev  ## Run all tests
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev  ## Check style, types, floors, workflow
 	@$(BIN)/ruff format --check $(SOURCES)

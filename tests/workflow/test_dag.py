@@ -9,7 +9,7 @@ import socket
 import pytest
 from projects import planned_in
 
-pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("stubs")]
+pytestmark = pytest.mark.dag
 
 
 def rules(planned: set[str]) -> set[str]:

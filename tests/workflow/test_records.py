@@ -12,7 +12,7 @@ import records
 from eigenloom.provenance import canonical_json, file_digest
 from records import EDGE, by_target, complaint, skew
 
-pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("stubs")]
+pytestmark = pytest.mark.dag
 
 BASIS = "artifacts/tiny-scenes/bases/kmeans-016/layer-01/meta.json"
 

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from checkout import TINY, artifact_digests, copy_checkout, environment, snakemake
 
-pytestmark = [pytest.mark.dag, pytest.mark.slow, pytest.mark.xdist_group("tiny")]
+pytestmark = [pytest.mark.dag, pytest.mark.slow]
 
 # In the order of the DAG, so that one storm meets them all.
 PHASES = ("train", "record", "record", "measure", "fit", "fit", "encode", "encode", "probe", "probe", "probe")
