@@ -12,10 +12,11 @@ from coloured_patches import ColouredPatches
 
 from eigenloom.errors import ConfigError, Interrupted
 from eigenloom.nn.patch_data import LabelledPatches
-from eigenloom.nn.segmentation import judge
+from eigenloom.nn.segmentation import check_bar, judge
 from eigenloom.nn.training import Schedule, adamw, batches_of, train, write_history
 from eigenloom.nn.vit import SmallViT, ViTConfig
 from eigenloom.sources.preprocess import Preprocess
+from eigenloom.sources.scenes import CLASSES, SceneStyle, draw_scenes
 
 SCHEDULE = Schedule(steps=40, batch_size=8, warmup=5)
 IDENTITY = {"name": "test"}
@@ -188,3 +189,32 @@ def test_schedules_that_make_no_sense():
         Schedule(0, 1)
     with pytest.raises(ConfigError, match="must not be negative"):
         Schedule(1, 1, void_weight=-1)
+
+
+class Scenes:
+    """Scenes of the default style; an ``ImageSet``."""
+
+    classes, void, has_masks, image_classes = CLASSES, 0, True, ()
+
+    def __init__(self, split, n):
+        self.images, self.masks = draw_scenes(SceneStyle(), 0, split, 0, n)
+
+    def __len__(self):
+        return len(self.images)
+
+    def image(self, index):
+        return self.images[index]
+
+    def mask(self, index):
+        return self.masks[index]
+
+
+@pytest.mark.slow
+def test_the_default_network_clears_its_bar():
+    """Seen: accuracy .927 and recall .838 with decay 1; with decay .05 it overfits the digits, .869 and .688."""
+    preprocess, cpu = Preprocess(8, std=(0.25, 0.25, 0.25)), torch.device("cpu")
+    data = LabelledPatches.from_images(Scenes("fit_train", 2000), preprocess, cpu)
+    val = LabelledPatches.from_images(Scenes("fit_val", 400), preprocess, cpu)
+    model = SmallViT(ViTConfig((8, 8), 8, 96, 4, 4, 11), seed=0)
+    train(model, data, Schedule(1600, 32, 50), adamw(2e-3, weight_decay=1.0), seed=0)
+    check_bar(judge(model, data, val, 0.3), {"accuracy": 0.87, "recall": 0.70})
