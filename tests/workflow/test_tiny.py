@@ -24,7 +24,9 @@ from checkout import TINY, artifact_digests, copy_checkout, environment, snakema
 pytestmark = [pytest.mark.dag, pytest.mark.slow]
 
 # In the order of the DAG, so that one storm meets them all.
-PHASES = ("train", "record", "record", "measure", "fit", "fit", "encode", "encode", "probe", "probe", "probe")
+PHASES = (
+    *["train"] * 2, *["record"] * 3, *["measure"] * 2, *["fit"] * 3, *["encode"] * 4, *["probe"] * 6,
+)  # fmt: skip
 KILLS = int(os.environ.get("EIGENLOOM_KILLS", "20"))
 
 
@@ -88,6 +90,12 @@ def planned(checkout, *words):
     return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", said, re.M) if rule != "total"}
 
 
+def table(checkout):
+    """Read the table of results."""
+    text = (checkout / "results/tables/tiny/table.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
 def test_a_second_run_has_nothing_to_do(quiet):
     assert "Nothing to be done" in snakemake(quiet, "-n", "all", "--configfile", TINY).stdout
 
@@ -100,13 +108,13 @@ def test_every_artifact_is_as_recorded(quiet):
 
 
 def test_the_results_stand_beside_their_floors(quiet):
-    rows = list(csv.DictReader((quiet / "results/tables/tiny/table.csv").open(encoding="utf-8")))
+    rows = table(quiet)
     bases = {row["basis"] for row in rows}
     assert {"kmeans-016", "kmeans-016-random", "pca", "pca-random", "constant"} <= bases
     for path in (quiet / "results/tiny-scenes").rglob("metrics.json"):
         metrics = json.loads(path.read_text())
         assert {"constant_score", "random"} <= metrics["floors"].keys()
-        assert metrics["nmse"] is not None
+        assert metrics["metrics"]["nmse"] is not None
     page = (quiet / "results/reports/tiny/index.html").read_text(encoding="utf-8")
     assert "kmeans-016" in page
     assert not re.search(r"""(src|href)=["']https?:""", page)
@@ -114,7 +122,7 @@ def test_the_results_stand_beside_their_floors(quiet):
 
 def test_the_best_codings_know_the_digits(quiet):
     """The last layer of even this network beats a constant score, whose mAP is .1, by far."""
-    rows = list(csv.DictReader((quiet / "results/tables/tiny/table.csv").open(encoding="utf-8")))
+    rows = table(quiet)
     name = next(key for key in rows[0] if key.lower() == "map")
     best = max(float(r[name]) for r in rows if r["layer"] == "layer-01" and r["basis"] == "kmeans-016")
     assert best > 0.3
@@ -146,7 +154,7 @@ def test_snakemakes_own_report_needs_no_network(copy):
 
 
 def damage_truncate(shard):
-    shard.write_bytes(shard.read_bytes()[:-100])
+    shard.write_bytes(shard.read_bytes()[:1000])
 
 
 def damage_nan(shard):
