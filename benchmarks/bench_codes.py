@@ -41,6 +41,7 @@ def planted_pca(d: int, k: int) -> PCA:
         spectrum_history=torch.zeros(0, 1),
         total_variance=float(d),
         rank=k,
+        rank_tol=1e-7,
         rows_used=0,
         whiten=False,
     )
