@@ -43,9 +43,22 @@ def orient(vectors: Tensor, mean: Tensor, total_variance: float) -> Tensor:
         ``[k, d]``, dtype of ``vectors``.
     """
     inner = vectors.double() @ mean.double()
-    floor = _TIE * max(mean.double().norm().item(), max(total_variance, 0.0) ** 0.5)
-    size = vectors.abs()
+    floor = tie_floor(mean, total_variance)
+    return signs(inner, floor, vectors).to(vectors.dtype)[:, None] * vectors
+
+
+def tie_floor(mean: Tensor, total_variance: float) -> float:
+    """Return the size below which an inner product with ``mean`` is rounding: ``1e-5 max(||m||, sqrt(variance))``."""
+    return _TIE * max(mean.double().norm().item(), max(total_variance, 0.0) ** 0.5)
+
+
+def signs(inner: Tensor, floor: float, entries: Tensor) -> Tensor:
+    """Return 1 or -1 ``[k]`` float64: the sign of ``inner [k]`` or, up to ``floor``, of the largest of ``entries [k, m]``.
+
+    The first of those that agree in size to 1e-9 counts as the largest; an exact zero gets 1.
+    """
+    size = entries.abs()
     first = (size >= size.amax(1, keepdim=True) * (1 - _EQUAL)).byte().argmax(1, keepdim=True)
-    largest = vectors.gather(1, first).squeeze(1)
-    decider = torch.where(inner.abs() <= floor, largest.double(), inner)
-    return torch.where(decider < 0, -1.0, 1.0).to(vectors.dtype)[:, None] * vectors
+    largest = entries.gather(1, first).squeeze(1)
+    decider = torch.where(inner.abs() <= floor, largest.double(), inner.double())
+    return torch.where(decider < 0, -1.0, 1.0).double()
