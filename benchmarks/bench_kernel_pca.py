@@ -107,7 +107,10 @@ def compare_transforms(
     landmarks = rows[: parameters["n_landmarks"]].numpy()
     return compare(
         "Nystrom kernel PCA, transform",
-        {"eigenloom": lambda: basis.encode(rows), "sklearn Nystroem + PCA": lambda: pca.transform(features.transform(array))},
+        {
+            "eigenloom": lambda: basis.encode(rows),
+            "sklearn Nystroem + PCA": lambda: pca.transform(features.transform(array)),
+        },
         settings=settings,
         quality=quality,
         limits={"kernel products and exp": lambda: bare_kernel(array, landmarks)},

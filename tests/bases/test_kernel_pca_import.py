@@ -81,7 +81,9 @@ def test_the_decoder_is_fitted_to_rows_or_else_to_landmarks(tmp_path):
 def test_an_rbf_state_without_gamma_needs_the_flag(tmp_path):
     state = hand_made("rbf")
     path = saved(tmp_path / "x.pt", state | {"gamma": None})
-    with pytest.raises(ConfigError, match=r"an rbf state with gamma None .* give the one of its landmarks with --gamma"):
+    with pytest.raises(
+        ConfigError, match=r"an rbf state with gamma None .* give the one of its landmarks with --gamma"
+    ):
         KernelPCA.load(path)
     x = decaying_rows(20, D)
     assert (KernelPCA.load(path, gamma=0.2).encode(x) - KernelPCA.load(saved(path, state)).encode(x)).abs().max() < 1e-6
@@ -89,7 +91,9 @@ def test_an_rbf_state_without_gamma_needs_the_flag(tmp_path):
 
 def test_another_gamma_than_its_own_is_refused(tmp_path):
     path = saved(tmp_path / "x.pt", hand_made("rbf") | {"gamma": None})
-    with pytest.raises(MismatchError, match=r"its row_means, .* are not those of its landmarks under kernel rbf, gamma 0.4"):
+    with pytest.raises(
+        MismatchError, match=r"its row_means, .* are not those of its landmarks under kernel rbf, gamma 0.4"
+    ):
         KernelPCA.load(path, gamma=0.4)
     with pytest.raises(MismatchError, match="holds gamma 0.2, but 0.3 was given; leave it out"):
         KernelPCA.load(saved(path, hand_made("rbf")), gamma=0.3)

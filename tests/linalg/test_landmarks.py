@@ -74,5 +74,7 @@ def test_a_rank_that_is_used_up_is_completed_by_other_rows():
 
 
 def test_an_unknown_choice_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match="landmark_choice: 'first' is unknown; use one of rpcholesky, uniform, k-means"):
+    with pytest.raises(
+        ConfigError, match="landmark_choice: 'first' is unknown; use one of rpcholesky, uniform, k-means"
+    ):
         choose_landmarks("first", torch.eye(3), 2, Linear(), generator(0, "seeding"))

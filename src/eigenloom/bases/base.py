@@ -110,9 +110,7 @@ def save_basis(
     parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}
     _flatten(basis, "", arrays, parameters)
     if Path(directory).suffix == ".safetensors":
-        return write_single(
-            directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs
-        )
+        return write_single(directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs)
     return write_artifact(
         directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs, run=run
     )

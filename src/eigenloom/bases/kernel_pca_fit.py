@@ -163,7 +163,7 @@ class KernelSums:
 
     def restore(self, state: Mapping[str, Tensor], n_rows: int) -> None:
         """Continue from a saved state after ``n_rows`` rows."""
-        self.gram.restore({name.removeprefix("gram."): tensor for name, tensor in state.items()}, n_rows)
+        self.gram.restore({name: state[f"gram.{name}"] for name in self.gram.state()}, n_rows)
         for name, tensor in self.state().items():
             if not name.startswith("gram."):
                 tensor.copy_(state[name])

@@ -83,7 +83,11 @@ def import_kernel_pca(
         rank=projection.shape[1],
     )
     settings = Settings.parse({**parameters, "n_components": solution.rank, "ridge": ridge})
-    asked = {**settings.as_parameters(), "imported": Path(path).name, "preimage": "landmarks" if rows is None else "rows"}
+    asked = {
+        **settings.as_parameters(),
+        "imported": Path(path).name,
+        "preimage": "landmarks" if rows is None else "rows",
+    }
     standardization = Standardization.identity(points.shape[1])
     return KernelPCA.assembled(standardization, begin, solution, settings, "landmarks", asked)
 

@@ -65,7 +65,9 @@ def _npz(path: Path, key: str) -> Batches:
             if entry.compress_type == zipfile.ZIP_STORED:
                 with archive.open(entry) as member, path.open("rb") as raw:
                     major = np.lib.format.read_magic(member)
-                    header = np.lib.format.read_array_header_1_0 if major == (1, 0) else np.lib.format.read_array_header_2_0
+                    header = (
+                        np.lib.format.read_array_header_1_0 if major == (1, 0) else np.lib.format.read_array_header_2_0
+                    )
                     shape, fortran, dtype = header(member)
                     raw.seek(entry.header_offset + 26)
                     name_length, extra_length = np.frombuffer(raw.read(4), "<u2").tolist()

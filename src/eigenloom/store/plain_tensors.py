@@ -19,8 +19,8 @@ def load_plain_tensors(path: str | Path) -> Any:
         StoreError: the file is missing, damaged, or a pickle of anything else.
     """
     path = Path(path)
-    with explained(path):
-        mapped = path.open("rb").read(2) == b"PK"
+    with explained(path), path.open("rb") as file:
+        mapped = file.read(2) == b"PK"
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
