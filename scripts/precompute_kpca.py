@@ -5,19 +5,17 @@ command resumes.
 """
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
 from eigenloom.bases.kernel_pca import KernelPCA
 from eigenloom.bases.kernel_pca_import import import_kernel_pca
 from eigenloom.batches import resolve_device
-from eigenloom.errors import ConfigError, EigenloomError, Interrupted
+from eigenloom.errors import ConfigError
 from eigenloom.linalg.kernels import KERNELS
 from eigenloom.linalg.landmarks import CHOICES
 from eigenloom.progress import Console
 from eigenloom.sources.files import open_rows
-from job import SIGTERM_STATUS
+from job import finish
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,23 +47,18 @@ def main(a: argparse.Namespace) -> None:
         gamma = a.gamma if a.gamma == "auto" else float(a.gamma)
     except ValueError:
         raise ConfigError(f"--gamma: {a.gamma!r} is neither a number nor auto") from None
-    rows = None if a.data is None else open_rows(a.data, a.dataset_key)
     if a.state is not None:
+        rows = None if a.data is None else open_rows(a.data, a.dataset_key)
         import_kernel_pca(a.state, gamma=None if gamma == "auto" else gamma, rows=rows).save(a.out)
         return
-    KernelPCA.fit(
-        rows, seed=a.seed, device=resolve_device(a.device), resume=a.out.with_name(f".{a.out.name}.resume"),
-        progress=Console(), n_components=a.r, n_landmarks=a.landmarks, kernel=a.kernel, gamma=gamma, degree=a.degree,
-        coef0=a.coef0, landmark_choice=a.landmark_choice,
-    ).save(a.out)  # fmt: skip
+    basis = KernelPCA.fit(
+        open_rows(a.data, a.dataset_key), seed=a.seed, device=resolve_device(a.device), progress=Console(),
+        resume=a.out.with_name(f".{a.out.name}.resume"), n_components=a.r, n_landmarks=a.landmarks, kernel=a.kernel,
+        gamma=gamma, degree=a.degree, coef0=a.coef0, landmark_choice=a.landmark_choice,
+    )  # fmt: skip
+    basis.save(a.out)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        main(parser().parse_args())
-    except Interrupted as error:
-        logging.getLogger("eigenloom").warning("%s", error)
-        sys.exit(SIGTERM_STATUS)
-    except EigenloomError as error:
-        sys.exit(f"error: {error}")
+    arguments = parser().parse_args()
+    finish(lambda: main(arguments))

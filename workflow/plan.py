@@ -72,7 +72,7 @@ class Plan:
         return find_kind(self.bases[basis]["kind"]).geometry
 
     def n_elements(self, basis: str, source: str) -> int:
-        """Return the width of a code, as far as the configuration tells; at most the row length for most projections."""
+        """Return the width of a code, as far as the configuration tells; mostly at most the row length."""
         entry = self.bases[basis]
         width = self.sources[source].width
         if "n_clusters" in entry:

@@ -51,9 +51,9 @@ def test_all_flags_fit_what_the_library_fits(tmp_path):
 
 
 def test_a_terminated_fit_is_resumed_by_the_same_command(tmp_path):
-    np.save(tmp_path / "x.npy", decaying_rows(60_000, 256).numpy())
+    np.save(tmp_path / "x.npy", decaying_rows(30_000, 128).numpy())
     out = tmp_path / "x.safetensors"
-    words = ("--data", tmp_path / "x.npy", "--landmarks", 1500, "--landmark-choice", "uniform", "--r", 8, "--out", out)
+    words = ("--data", tmp_path / "x.npy", "--landmarks", 800, "--landmark-choice", "uniform", "--r", 8, "--out", out)
     with start(*words) as process:
         while process.poll() is None and not out.exists():
             try:

@@ -143,8 +143,8 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     **{
         f"{N}/{key}": (value, {"fit"})
         for key, value in {
-            "n_landmarks": 99, "kernel": "poly", "gamma": 0.1, "degree": 2, "coef0": 0.5, "landmark_choice": "k-means++",
-            "kernel_dtype": "float64", "rank_tol": 0.1, "whiten": True, "ridge": 0.1, "preimage": "landmarks",
+            "n_landmarks": 99, "kernel": "poly", "gamma": 0.1, "degree": 2, "coef0": 0.5, "whiten": True, "ridge": 0.1,
+            "landmark_choice": "k-means++", "kernel_dtype": "float64", "rank_tol": 0.1, "preimage": "landmarks",
         }.items()
     },
     "codings/inverse-distance/eps": (1.0, {"probe"}),

@@ -104,7 +104,8 @@ def save_basis(
     """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``.
 
     A path that ends in ``.safetensors`` becomes one file instead (see ``write_single``), without ``run``; the digest is
-    then that of the file. ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin`` compares it later.
+    then that of the file. ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin``
+    compares it later.
     """
     arrays: dict[str, Tensor] = {}
     parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}

@@ -1,4 +1,4 @@
-"""Nystrom kernel PCA: components in the feature space of a kernel, spanned by landmarks, fitted to all rows in one pass."""
+"""Nystrom kernel PCA: components of a kernel's features, spanned by landmarks, fitted to all rows in one pass."""
 
 import logging
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ logger = logging.getLogger("eigenloom")
 class KernelPCA(Basis):
     """``r`` principal components of the rows' kernel features, within the span of ``m`` landmarks' features.
 
-    A code is ``z = k(x, Z) projection - offset``; a reconstruction, linear in the code, ``mean + z preimage``. Components
-    are orthonormal in the feature space, not among rows, so code entries have no energies.
+    A code is ``z = k(x, Z) projection - offset``; a reconstruction, linear in the code, ``mean + z preimage``.
+    Components are orthonormal in the feature space, not among rows, so code entries have no energies.
 
     Fields: ``landmarks [m, d]`` minus ``shift [d]``, ``projection [m, r]`` and ``offset [r]`` in the kernel's dtype;
     ``explained_variance [r]`` float64, variance of each unwhitened code, descending unless ``directions`` are random;
@@ -74,11 +74,11 @@ class KernelPCA(Basis):
         progress: Progress = SILENT,
         **parameters: Any,
     ) -> Self:
-        """Fit to all rows in one pass after landmarks are drawn; see ``Basis.fit`` and ``kernel_pca_settings.Settings``.
+        """Fit to all rows in one pass once landmarks are drawn; see ``Basis.fit`` and, for parameters, ``Settings``.
 
         Memory is that of a block of rows and of kernel rows, of ``m^2 + m d`` sums and, while landmarks are drawn, of
-        their pool. ``2 n m d`` operations for the kernel, ``n m^2`` for the covariance, ``2 n m d`` for the decoder (none
-        with ``preimage="landmarks"``), two eigendecompositions of order ``m``.
+        their pool. ``2 n m d`` operations for the kernel, ``n m^2`` for the covariance, ``2 n m d`` for the decoder
+        (none with ``preimage="landmarks"``), two eigendecompositions of order ``m``.
 
         Raises:
             DataError: NaN or Inf, fewer rows than landmarks, one row, all features constant, a kernel that overflows.
@@ -158,7 +158,7 @@ class KernelPCA(Basis):
         if Path(path).suffix == ".pt":
             from eigenloom.bases.kernel_pca_import import import_kernel_pca
 
-            return import_kernel_pca(path, gamma=gamma)  # type: ignore[return-value]  # the class is final
+            return import_kernel_pca(path, gamma=gamma)
         basis = load_basis(path)
         if not isinstance(basis, cls):
             raise StoreError(f"{path}: is a {basis.kind!r}, where a {cls.kind!r} is needed; use load_basis")
@@ -174,7 +174,7 @@ class KernelPCA(Basis):
         return self.projection.shape[1]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return codes ``[b, r]`` of rows ``[b, d]``; each row's depends on that row alone. Of unit variance if whitened.
+        """Return codes ``[b, r]`` of rows ``[b, d]``, of unit variance if whitened; each depends on its row alone.
 
         Raises:
             DataError: rows of another width.

@@ -94,8 +94,8 @@ class KernelSums:
     """Running sums over row blocks: of kernel rows, their products, and their products with the rows themselves.
 
     With ``k`` the kernel row of ``x``, shifted by the mean of the first block: ``sum k``, ``sum k k^T``, ``sum k (x -
-    origin)^T`` (if ``decoder``), ``sum x - origin``, ``sum k(x, x)``, and the extremes of ``x``. Blocks are kernel dtype,
-    sums float64.
+    origin)^T`` (if ``decoder``), ``sum x - origin``, ``sum k(x, x)``, and the extremes of ``x``. Products are formed in
+    the landmarks' dtype and added in float64.
     """
 
     def __init__(self, kernel: Kernel, begin: Start, decoder: bool, device: torch.device):

@@ -1,8 +1,8 @@
 """Kernel PCA states of another program's script: a ``.pt`` dictionary, never unpickled beyond plain tensors.
 
-Such a state holds kernel PCA *of its landmarks*, extended to other rows: ``z = (k - mean(k) - c + kappa) A0`` with ``c``
-the row means of the landmarks' kernel matrix and ``kappa`` their mean. That is ``k A - b`` with ``A = A0 - 1 (1^T A0) / m``
-and ``b = c^T A0 - kappa 1^T A0``.
+Such a state holds kernel PCA *of its landmarks*, extended to other rows: ``z = (k - mean(k) - c + kappa) A0`` with
+``c`` the row means of the landmarks' kernel matrix and ``kappa`` their mean. That is ``k A - b`` with ``A = A0 - 1
+(1^T A0) / m`` and ``b = c^T A0 - kappa 1^T A0``.
 """
 
 import logging
@@ -59,8 +59,8 @@ def import_kernel_pca(
     kappa, m = float(_tensor(path, state, "K_mean")), len(points)
     if points.ndim != 2 or coefficients.ndim != 2 or len(coefficients) != m or means.numel() != m:
         raise MismatchError(
-            f"{path}: landmarks {list(points.shape)}, A {list(coefficients.shape)} and row_means {list(means.shape)} do "
-            "not belong together; save the state again"
+            f"{path}: landmarks {list(points.shape)}, A {list(coefficients.shape)} and row_means {list(means.shape)} "
+            "do not belong together; save the state again"
         )
     matrix = kernel_reference(kernel, points, points)
     _check_means(path, means.flatten(), matrix.mean(0), parameters)
@@ -108,9 +108,9 @@ def _kernel(path: str | Path, state: Mapping[str, Any], gamma: float | None) -> 
     found = float(stored) if stored is not None else gamma
     if found is None or name == "linear":
         found = 1 / width if name == "poly" else 1.0
-    parameters = {"kernel": name, "gamma": found, "degree": int(state["degree"] or 3)}
-    parameters["coef0"] = float(1.0 if state["coef0"] is None else state["coef0"])
-    return kernel_of(**{"name": name, **{k: v for k, v in parameters.items() if k != "kernel"}}), parameters
+    degree, coef0 = int(state["degree"] or 3), float(1.0 if state["coef0"] is None else state["coef0"])
+    parameters = {"kernel": name, "gamma": found, "degree": degree, "coef0": coef0}
+    return kernel_of(name, found, degree, coef0), parameters
 
 
 def _tensor(path: str | Path, state: Mapping[str, Any], key: str) -> Tensor:

@@ -31,13 +31,13 @@ class Settings:
     """What ``KernelPCA.fit`` can be told.
 
     n_components: most components kept; the effective rank may be lower. n_landmarks: None for 2048, or all rows where
-    there are fewer. kernel: ``rbf``, ``poly`` or ``linear``; gamma: a number, or ``auto`` for one over the median squared
-    distance (rbf) or one over the features (poly); degree, coef0: of poly. landmark_choice: ``rpcholesky``, ``uniform``,
-    ``k-means++``, or landmarks ``[m, d]`` in the fitted space. kernel_dtype: of kernel values, ``float32`` or
-    ``float64``. rank_tol: directions below this share of the largest eigenvalue are cut; None for 1e-6 in float32, 1e-12
-    in float64. whiten: codes of unit variance. ridge: of the pre-image, relative to the largest variance. preimage: rows
-    that the decoder is fitted to, ``all`` or only the ``landmarks``, which spares a product as large as the kernel's.
-    directions: ``principal``, or ``random`` ones of the same feature space, as a floor.
+    there are fewer. kernel: ``rbf``, ``poly`` or ``linear``; gamma: a number, or ``auto`` for one over the median
+    squared distance (rbf) or one over the features (poly); degree, coef0: of poly. landmark_choice: ``rpcholesky``,
+    ``uniform``, ``k-means++``, or landmarks ``[m, d]`` in the fitted space. kernel_dtype: of kernel values, ``float32``
+    or ``float64``. rank_tol: directions below this share of the largest eigenvalue are cut; None for 1e-6 in float32,
+    1e-12 in float64. whiten: codes of unit variance. ridge: of the pre-image, relative to the largest variance.
+    preimage: rows that the decoder is fitted to, ``all`` or only the ``landmarks``, which spares a product as large as
+    the kernel's. directions: ``principal``, or ``random`` ones of the same feature space, as a floor.
     """
 
     n_components: int = 64

@@ -53,9 +53,10 @@ def tie_floor(mean: Tensor, total_variance: float) -> float:
 
 
 def signs(inner: Tensor, floor: float, entries: Tensor) -> Tensor:
-    """Return 1 or -1 ``[k]`` float64: the sign of ``inner [k]`` or, up to ``floor``, of the largest of ``entries [k, m]``.
+    """Return 1 or -1 ``[k]`` float64: the sign of ``inner [k]`` or, up to ``floor``, of the largest entry.
 
-    The first of those that agree in size to 1e-9 counts as the largest; an exact zero gets 1.
+    Each has a row of ``entries [k, m]``. The first of those that agree in size to 1e-9 counts as the largest. An exact
+    zero gets 1.
     """
     size = entries.abs()
     first = (size >= size.amax(1, keepdim=True) * (1 - _EQUAL)).byte().argmax(1, keepdim=True)

@@ -34,10 +34,10 @@ def choose_landmarks(choice: str, pool: Tensor, n: int, kernel: Kernel, generato
 def rp_cholesky(kernel: Kernel, rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Draw ``n`` pivots of a randomly pivoted Cholesky decomposition of the kernel matrix of ``rows [p, d]``.
 
-    Each pivot is drawn in proportion to the residual diagonal that the pivots before it leave (Chen, Epperly, Tropp and
-    Webber 2022). Proposals come in blocks and are thinned by rejection, which draws from the same distribution and turns
-    columns into GEMMs (Epperly, Tropp and Webber 2024). Once the residual is rounding, the rest is drawn uniformly from
-    the rows not yet taken. ``2 p n (d + n)`` operations, ``p (n + d)`` numbers of memory.
+    Each pivot is drawn in proportion to the residual diagonal that the pivots before it leave (Chen, Epperly, Tropp
+    and Webber 2022). Proposals come in blocks and are thinned by rejection, which draws from the same distribution and
+    turns columns into GEMMs (Epperly, Tropp and Webber 2024). Once the residual is rounding, the rest is drawn
+    uniformly from the rows not yet taken. ``2 p n (d + n)`` operations, ``p (n + d)`` numbers of memory.
 
     Returns:
         Indices ``[n]`` int64 on the CPU, in the order they were drawn, each once.
@@ -80,8 +80,8 @@ def rp_cholesky(kernel: Kernel, rows: Tensor, n: int, generator: torch.Generator
 def _accepted(schur: Tensor, thresholds: Tensor, noise: Tensor) -> Tensor:
     """Thin a block of proposals ``[b]``: keep each whose residual, given those kept before it, exceeds its threshold.
 
-    ``schur [b, b]`` float64 is the residual kernel among them; a uniform number times the residual that the proposal was
-    drawn by is the threshold. A residual of at most ``noise`` is never kept.
+    ``schur [b, b]`` float64 is the residual kernel among them; a uniform number times the residual that the proposal
+    was drawn by is the threshold. A residual of at most ``noise`` is never kept.
     """
     left, kept = schur.clone(), []
     for j in range(len(left)):

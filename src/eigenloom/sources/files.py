@@ -28,7 +28,7 @@ def open_rows(path: str | Path, key: str = "") -> Batches:
     Args:
         path: ``.h5``, ``.hdf5``, ``.hdf``, ``.npy``, ``.npz`` or ``.pt``, told by its suffix.
         key: which data set of an HDF5 file (nested ones as ``group/name``), array of an ``.npz`` file or entry of a
-            ``.pt`` dictionary; left out it is ``flux`` or, except in HDF5, the only one. Means nothing to a single array.
+            ``.pt`` dictionary; left out it is ``flux`` or, except in HDF5, the only one. A single array needs none.
 
     Arrays of an ``.npz`` file that was compressed are unpacked into memory; everything else is read as it is needed.
 

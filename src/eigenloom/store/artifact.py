@@ -173,7 +173,7 @@ def read_single(path: str | Path, kind: str | None = None) -> Artifact:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER_KEY)
             arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        meta = None if text is None else json.loads(text)
+        meta: Any = None if text is None else json.loads(text)
     except Exception as error:  # safetensors raises its own type
         raise StoreError(f"{path}: is damaged or not a safetensors file ({error}); write it again") from None
     _check_header(path, meta, kind)
