@@ -16,6 +16,7 @@ from sklearn import decomposition
 from eigenloom.bases.base import load_basis, save_basis
 from eigenloom.bases.kernel_pca import KernelPCA
 from eigenloom.bases.kernel_pca_settings import Settings
+from eigenloom.bases.kernel_pca_solve import Whitener
 from eigenloom.bases.pca import PCA
 from eigenloom.errors import ConfigError, DataError, Interrupted, StoreError
 from eigenloom.evaluation.reconstruction import reconstruct
@@ -166,6 +167,25 @@ def test_duplicated_landmarks_lower_the_rank_and_nothing_else():
     few = fit(repeated, n_landmarks=100)
     assert few.rank == 2
     assert nmse(few, repeated) < 1e-8
+
+
+def test_components_do_not_depend_on_how_the_landmarks_are_whitened():
+    rows = decaying_rows(2000, 40, power=0.1)
+    matrix = kernel_reference(kernel_of("rbf", 0.05), rows[:80], rows[:80])
+    spectrum = torch.linalg.eigvalsh(matrix)
+    quick, whole = Whitener(matrix, 1e-6), Whitener(matrix, float(spectrum[5] / spectrum[-1]) * 1.001)
+    assert (quick.is_triangular, whole.is_triangular) == (True, False)
+    for whitener in (quick, whole):
+        root = whitener.back(torch.eye(len(whitener.whiten(matrix)), dtype=torch.float64))
+        assert (root.T @ matrix @ root - torch.eye(root.shape[1])).abs().max() < 1e-9
+    assert root.shape[1] == 74
+    shared = {"gamma": 0.05, "landmark_choice": rows[:80], "kernel_dtype": "float64"}
+    one = fit(rows, rank_tol=1e-6, **shared)
+    two = fit(
+        rows, rank_tol=float(spectrum[0] / spectrum[-1]) * 0.999, **shared
+    )  # nothing is cut, which no bound can prove
+    assert (one.explained_variance / two.explained_variance - 1).abs().max() < 1e-9
+    assert (one.encode(rows) - two.encode(rows)).abs().max() < 1e-6
 
 
 def test_the_decoder_is_the_ridge_regression_of_rows_on_codes():

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from eigenloom.bases.base import SILENT, Basis, load_basis, save_basis
-from eigenloom.bases.kernel_pca_fit import Solution, Start, accumulate, solve
+from eigenloom.bases.kernel_pca_fit import Start, accumulate
 from eigenloom.bases.kernel_pca_settings import Settings
+from eigenloom.bases.kernel_pca_solve import Solution, solve
 from eigenloom.bases.projection import known_moments, refuse_constant
 from eigenloom.batches import Batches
 from eigenloom.errors import DataError, StoreError

@@ -1,6 +1,5 @@
-"""The fit of Nystrom kernel PCA: landmarks from a pool of rows, one pass of sums, two small eigenproblems."""
+"""What a fit of Nystrom kernel PCA reads: landmarks from a pool of rows, then one pass of sums."""
 
-import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,17 +8,14 @@ import torch
 from torch import Tensor
 
 from eigenloom.bases.kernel_pca_settings import Settings
-from eigenloom.bases.random_directions import random_frame
 from eigenloom.batches import Batches, generator
 from eigenloom.errors import DataError
 from eigenloom.linalg.accumulate import ShiftedGram, exact_mean, refuse_nonfinite, row_blocks
-from eigenloom.linalg.eigen import descending_eigh, signs, tie_floor
 from eigenloom.linalg.kernels import Kernel, KernelRows, kernel_of, median_gamma
 from eigenloom.linalg.landmarks import choose_landmarks
 from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 
-logger = logging.getLogger("eigenloom")
 GAMMA_ROWS = 2048
 POOL_FACTOR = 10
 _CACHED = 1 << 18
@@ -31,19 +27,6 @@ class Start(NamedTuple):
     gamma: float
     landmarks: Tensor
     shift: Tensor
-
-
-class Solution(NamedTuple):
-    """What the sums become (see ``KernelPCA`` for the fields); all float64 on the CPU."""
-
-    projection: Tensor
-    offset: Tensor
-    explained_variance: Tensor
-    preimage: Tensor
-    mean: Tensor
-    total_variance: float
-    landmark_residual: float
-    rank: int
 
 
 def start(batches: Batches, settings: Settings, seed: int, device: torch.device) -> Start:
@@ -200,59 +183,6 @@ def accumulate(
             snapshots.tick(state, {"rows": sums.n_rows, "gamma": begin.gamma})
     sums.refuse(batches)
     return begin, sums
-
-
-def solve(begin: Start, sums: KernelSums, kernel: Kernel, settings: Settings, seed: int) -> Solution:
-    """Turn the sums into components: whiten by the landmarks' kernel matrix, diagonalise the covariance, map back.
-
-    With ``K_mm = V D V^T``, ``W = V D^-1/2`` where ``D > rank_tol D_max`` and ``C`` the covariance of kernel rows:
-    ``W^T C W = U lambda U^T`` and ``A = W U``, the principal components of all rows within the span of the landmarks'
-    features (Sterge and Sriperumbudur 2022).
-    """
-    n, landmarks = sums.n_rows, begin.landmarks.double()
-    matrix = KernelRows(kernel, landmarks, torch.zeros_like(landmarks[0]))(landmarks)
-    spectrum, vectors = descending_eigh((matrix + matrix.T) / 2)
-    kept = int((spectrum > settings.cut * spectrum[0]).sum())
-    vectors = vectors[:kept] * signs(torch.zeros(kept), 0.0, vectors[:kept])[:, None]
-    whitener = vectors.T / spectrum[:kept].sqrt()
-    kernel_mean, scatter = sums.gram.mean_and_scatter()
-    covariance = whitener.T @ scatter @ whitener / (n - 1)
-    variances, turns = descending_eigh((covariance + covariance.T) / 2)
-    rank = min(int((variances > settings.cut * variances[0]).sum()), settings.n_components)
-    turns = turns[:rank] if settings.directions == "principal" else random_frame(rank, kept, seed)
-    if rank < settings.n_components:
-        logger.warning("n_components: %d were asked for, the data have rank %d", settings.n_components, rank)
-    projection = whitener @ turns.T
-    mean_feature = whitener.T @ kernel_mean
-    total = covariance.trace().item()
-    flips = signs(projection.T @ kernel_mean, tie_floor(mean_feature, total), projection.T)
-    projection, turns = projection * flips, turns * flips[:, None]
-    code_covariance = turns @ covariance @ turns.T
-    inside = covariance.trace() * (n - 1) / n + mean_feature.square().sum()
-    squared_norm = sums.diagonal.cpu()[0] / n
-    shift = sums.sums.cpu() / n
-    mean = sums.origin.cpu().double() + shift
-    if settings.preimage == "all":
-        cross = sums.cross.cpu() - n * torch.outer(sums.gram.sums.cpu() / n, shift)
-        preimage = ridge_map(code_covariance, projection.T @ cross / (n - 1), settings.ridge * variances[0].item())
-    else:
-        codes, rows = (matrix - kernel_mean) @ projection, landmarks + begin.shift - mean
-        preimage = ridge_map(codes.T @ codes, codes.T @ rows, len(codes) * settings.ridge * variances[0].item())
-    return Solution(
-        projection=projection,
-        offset=projection.T @ kernel_mean,
-        explained_variance=code_covariance.diagonal().clone(),
-        preimage=preimage,
-        mean=mean,
-        total_variance=total,
-        landmark_residual=max(0.0, float(1 - inside / squared_norm)),
-        rank=rank,
-    )
-
-
-def ridge_map(codes: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """Return the linear map ``[r, d]`` that best gives rows from codes: ``(cov(z) + ridge)^-1 cov(z, x)``, float64."""
-    return torch.linalg.solve(codes + ridge * torch.eye(len(codes), dtype=torch.float64), cross)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from eigenloom.bases.kernel_pca import KernelPCA
-from eigenloom.bases.kernel_pca_fit import Solution, Start, ridge_map, shifted
+from eigenloom.bases.kernel_pca_fit import Start, shifted
 from eigenloom.bases.kernel_pca_settings import Settings
+from eigenloom.bases.kernel_pca_solve import Solution, ridge_map
 from eigenloom.batches import Batches
 from eigenloom.errors import ConfigError, MismatchError, StoreError
 from eigenloom.linalg.accumulate import exact_mean
