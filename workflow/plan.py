@@ -22,7 +22,7 @@ CODINGS_BY_GEOMETRY = {
     ),
     "projection": ("dense", "topk"),
 }  # fmt: skip
-GPU_FITS = ("kmeans",)
+GPU_FITS = ("kmeans", "kernel_pca")
 """Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
     "stores": ("draw", "list_images", "train", "record", "label", "join_store"),
@@ -72,10 +72,13 @@ class Plan:
         return find_kind(self.bases[basis]["kind"]).geometry
 
     def n_elements(self, basis: str, source: str) -> int:
-        """Return the width of a code, as far as the configuration tells; at most the row length for projections."""
+        """Return the width of a code, as far as the configuration tells; mostly at most the row length."""
         entry = self.bases[basis]
         width = self.sources[source].width
-        return entry["n_clusters"] if "n_clusters" in entry else min(entry.get("n_components", width), width)
+        if "n_clusters" in entry:
+            return entry["n_clusters"]
+        n_components = entry.get("n_components", width)
+        return n_components if find_kind(entry["kind"]).beyond_width else min(n_components, width)
 
     def sweep(self, basis: str, source: str) -> dict[str, dict[str, Any]]:
         """Return the codings of a basis: name -> kind and parameters; a list of ``k`` makes one coding per entry.

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Basis": "eigenloom.bases.base",
+    "KernelPCA": "eigenloom.bases.kernel_pca",
     "KMeans": "eigenloom.bases.kmeans",
     "PCA": "eigenloom.bases.pca",
     "RandomDirections": "eigenloom.bases.random_directions",

@@ -72,6 +72,7 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 
 
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
+N = "bases/kernel-pca"
 SEEDED = {"draw", "list_images", "train", "fit", "probe"}
 ENCODES = {"encode_label", "encode_topk", "encode_dense"}
 STORE = {"record", "join_store"}
@@ -137,6 +138,15 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{P}/whiten": (True, {"fit"}),
     f"{P}/tol": (0.1, {"fit"}),
     f"{P}/rank_tol": (0.1, {"fit"}),
+    f"{N}/n_components": (16, {"fit", "evaluate", "encode_topk", *CODINGS}),
+    f"{N}/codings": (["topk"], CODINGS),
+    **{
+        f"{N}/{key}": (value, {"fit"})
+        for key, value in {
+            "n_landmarks": 99, "kernel": "poly", "gamma": 0.1, "degree": 2, "coef0": 0.5, "whiten": True, "ridge": 0.1,
+            "landmark_choice": "k-means++", "kernel_dtype": "float64", "rank_tol": 0.1, "preimage": "landmarks",
+        }.items()
+    },
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -231,10 +241,12 @@ def test_default_numbers():
     assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 2]
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
-    assert plan.dropped("scenes") == {"pca": ["topk-00256", "topk-01024"]}
+    too_many = ["topk-00064", "topk-00256", "topk-01024"]
+    assert plan.dropped("scenes") == {"pca": ["topk-00256", "topk-01024"], "kernel-pca": too_many}
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
-    (remark,) = plan.remarks()
+    remark, other = plan.remarks()
     assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
+    assert other.startswith("bases.kernel-pca: topk-00064, ")
 
 
 def test_tiny_numbers():
@@ -249,6 +261,8 @@ def test_floors_are_fitted_evaluated_and_probed_but_neither_encoded_nor_scored()
     assert plan.bases["pca-random"] == {"kind": "random_directions"}
     assert plan.bases["kmeans-256-random"]["n_clusters"] == 256
     assert plan.bases["kmeans-256-random"]["max_iter"] == 0
+    assert plan.bases["kernel-pca-random"]["directions"] == "random"
+    assert plan.n_elements("kernel-pca-random", "scenes") == plan.n_elements("kernel-pca", "scenes") == 64
 
     def of(rule: str) -> set[str]:
         return {job["basis"] for job in plan.jobs(rule)}
@@ -310,11 +324,12 @@ def test_cuts(n, size, expected):
 
 @pytest.mark.parametrize(
     ("device", "fit", "probe"),
-    [("cpu", "00", 0), ("mps", "00", 0), ("auto", "10", 1), ("cuda", "10", 1), ("cuda:1", "10", 1)],
+    [("cpu", "000", 0), ("mps", "000", 0), ("auto", "110", 1), ("cuda", "110", 1), ("cuda:1", "110", 1)],
 )  # fmt: skip
 def test_gpus_are_asked_for_where_the_device_may_be_one_and_the_kind_profits(device, fit, probe):
     plan = plan_of(default())
-    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in ("kmeans-256", "pca")) == fit
+    bases = ("kmeans-256", "kernel-pca", "pca")
+    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in bases) == fit
     assert plan.gpus("probe", device, {"basis": "pca"}) == probe
     assert plan.gpus("join_store", "cpu", {}) == 0
 
