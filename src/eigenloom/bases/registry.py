@@ -30,6 +30,7 @@ class Kind:
 KINDS = {
     "kmeans": Kind("eigenloom.bases.kmeans", "KMeans", "distance"),
     "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
+    "robust_pca": Kind("eigenloom.bases.robust_pca", "RobustPCA", "projection"),
     "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
 }
 
