@@ -171,7 +171,9 @@ class WarmSVT:
         """Keep as many columns as the next call needs."""
         assert self.basis is not None
         wanted = len(factors.values) + self._extra
-        self.basis = self.basis[:, :wanted] if wanted <= self.basis.shape[1] else self._wide(blocks, wanted, self.basis)
+        kept = self.basis[:, :wanted] if wanted <= self.basis.shape[1] else self._wide(blocks, wanted, self.basis)
+        # BLAS rounds by layout, so a basis that comes back from a file must have the layout of one that never left.
+        self.basis = kept.contiguous()
         return factors
 
     def _wide(self, blocks: RowBlocks, wanted: int, start: Tensor | None = None) -> Tensor:
