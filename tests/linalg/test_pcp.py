@@ -168,7 +168,7 @@ def test_too_few_iterations_are_not_called_converged():
 
 
 def test_a_start_too_far_ahead_is_caught_by_the_gap():
-    """Too large a first penalty, as published code has it, and the first feasible split is wrong: it is taken up again."""
+    """Too large a first penalty, as published code has it: the first feasible split is wrong, and taken up again."""
     X, low_rank, _ = low_rank_plus_sparse(100, 100, 15, 0.1)
     sigma1 = torch.linalg.matrix_norm(X, 2).item()
     L, _, hist = solve(X, dtype="float64", mu=50 / math.sqrt(sigma1))

@@ -138,14 +138,15 @@ def _parts(solution: Solution, X: Any, out: Path | None) -> tuple[Any, Any]:
             for _, low, sparse in solution.recursion.parts(solution.low_rank):
                 low_file.append(low)
                 sparse_file.append(sparse)
-        return tuple(np.load(out / name, mmap_mode="r") for name in ("L.npy", "S.npy"))
+        return np.load(out / "L.npy", mmap_mode="r"), np.load(out / "S.npy", mmap_mode="r")
     low_rank = torch.empty(problem.shape, dtype=problem.dtype, device=problem.device)
     # T is not needed any more, so that S can take its place.
     sparse_part = panel.whole if isinstance(panel, InMemory) else torch.empty_like(low_rank)
     for rows, low, sparse in solution.recursion.parts(solution.low_rank):
         low_rank[rows], sparse_part[rows] = low, sparse
-    both = [part.T if problem.transposed else part for part in (low_rank, sparse_part)]
-    return tuple(both if isinstance(X, Tensor) else [part.numpy() for part in both])
+    if problem.transposed:
+        low_rank, sparse_part = low_rank.T, sparse_part.T
+    return (low_rank, sparse_part) if isinstance(X, Tensor) else (low_rank.numpy(), sparse_part.numpy())
 
 
 def _history(solution: Solution, problem: Problem, settings: Settings) -> dict[str, Any]:

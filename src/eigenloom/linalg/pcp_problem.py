@@ -16,8 +16,8 @@ from torch import Tensor
 
 from eigenloom.errors import ConfigError, DataError
 
-CACHED = 1 << 16
-"""Entries of a block on the CPU: its few buffers stay in a core's cache."""
+CACHED = 1 << 18
+"""Entries of a block on the CPU: few enough for its buffers to stay in cache, many enough for products to be fast."""
 _LEAST_ROWS = 128
 _ALIGNED = 16
 """Blocks begin at multiples of so many rows, hence of 64 bytes: where BLAS sees them, they lie alike wherever kept."""
@@ -29,11 +29,9 @@ class Source:
 
     def __init__(self, array: Any, transposed: bool, dtype: torch.dtype, device: torch.device):
         """Take the matrix without reading it."""
-        if isinstance(array, np.ndarray) and not isinstance(array, np.memmap) and array.flags.writeable:
-            native = array.dtype.isnative and array.dtype != np.float16 and array.dtype.kind in "fib"
-            array = torch.from_numpy(array) if native and all(s >= 0 for s in array.strides) else array
+        tensor = _as_tensor(array)
         self._array, self._transposed, self._dtype, self._device = array, transposed, dtype, device
-        self._tensor: Tensor | None = (array.T if transposed else array) if isinstance(array, Tensor) else None
+        self._tensor = tensor.T if tensor is not None and transposed else tensor
 
     def read(self, rows: slice, buffer: Tensor) -> Tensor:
         """Return the block of these rows; a view where the matrix has the right type and place, else in ``buffer``."""
@@ -42,10 +40,10 @@ class Source:
             if block.dtype == self._dtype and block.device == self._device and block.is_contiguous():
                 return block
             return buffer[: len(block)].copy_(block)
-        block = np.asarray(self._array[:, rows] if self._transposed else self._array[rows])
+        read = np.asarray(self._array[:, rows] if self._transposed else self._array[rows])
         target = buffer[: rows.stop - rows.start]
         found = np.empty(target.shape, _numpy(self._dtype)) if target.is_cuda else target.numpy()
-        np.copyto(found, block.T if self._transposed else block, casting="unsafe")
+        np.copyto(found, read.T if self._transposed else read, casting="unsafe")
         _forget(self._array)
         return target.copy_(torch.from_numpy(found)) if target.is_cuda else target
 
@@ -207,11 +205,22 @@ def _shape_of(array: Any, name: str) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
+def _as_tensor(array: Any) -> Tensor | None:
+    """Return a tensor of the same memory, where there is one that may be kept: not of a map, nor of read-only pages."""
+    if isinstance(array, Tensor):
+        return array
+    if not isinstance(array, np.ndarray) or isinstance(array, np.memmap) or not array.flags.writeable:
+        return None
+    native = array.dtype.isnative and array.dtype != np.float16 and array.dtype.kind in "fib"
+    return torch.from_numpy(array) if native and min(array.strides) >= 0 else None
+
+
 def _numpy(dtype: torch.dtype) -> type[np.floating]:
     return np.float32 if dtype == torch.float32 else np.float64
 
 
 def _forget(array: Any) -> None:
     """Let the system reclaim the pages of a memory map that has been read; a private copy is left alone."""
-    if isinstance(array, np.memmap) and array.mode != "c":
-        array._mmap.madvise(mmap.MADV_DONTNEED)
+    pages = getattr(array, "_mmap", None)
+    if pages is not None and array.mode != "c":
+        pages.madvise(mmap.MADV_DONTNEED)

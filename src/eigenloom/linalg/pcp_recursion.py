@@ -12,6 +12,7 @@ observed, ``v`` is infinite and X is taken as 0: then ``e = 0``, ``S = 0`` and `
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,7 +148,7 @@ class Recursion:
     def _blocks(self, walk: Callable[[], Iterator[tuple[slice, Tensor]]]) -> Blocks:
         return Blocks(self.problem.shape, self.problem.dtype, self.problem.device, walk)
 
-    def _bound(self, v: Number, mu: float) -> Number:
+    def _bound(self, v: Number, mu: float) -> Any:
         """Return the largest absolute value that is not taken for sparse."""
         return self.problem.lambda_ * (1 / mu + v)
 
@@ -160,8 +161,8 @@ class Recursion:
         return out
 
     def _count(self, t: Tensor, v: Number, mu: float, room: Tensor) -> Tensor:
-        """Count the entries of S."""
-        return (torch.abs(t, out=room) > self._bound(v, mu)).sum()
+        """Count the entries of S; as floats, because a sum of booleans takes four times as long."""
+        return torch.gt(torch.abs(t, out=room), self._bound(v, mu), out=room).sum(dtype=torch.float64)
 
     def _noise_energy(self, t: Tensor, e: Tensor, v: Number) -> Number:
         """Return ``sum v Y^2 = mu sum N e``, which needs no infinite v."""

@@ -211,8 +211,8 @@ def _finished(recursion: Recursion, low_rank: Factors, capped: bool, course: Cou
 
 def _zero(problem: Problem, panel: Panel) -> Solution:
     """Return the split of a zero matrix: nothing."""
-    (n, m), kind = problem.shape, {"dtype": problem.dtype, "device": problem.device}
     recursion = Recursion(problem, panel, 1.0)
     recursion.start(1.0)
-    low_rank = Factors(torch.zeros(n, 0, **kind), torch.zeros(0, dtype=torch.float64), torch.zeros(m, 0, **kind))
+    left, right = (torch.zeros(side, 0, dtype=problem.dtype, device=problem.device) for side in problem.shape)
+    low_rank = Factors(left, torch.zeros(0, dtype=torch.float64), right)
     return Solution(recursion, low_rank, Course(1.0, 0.0, status="converged", gaps=[[0, 0.0]]))

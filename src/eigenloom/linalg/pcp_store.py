@@ -121,7 +121,7 @@ class OnDisk:
     def read(self, rows: slice) -> Tensor:
         """Return the block in a buffer, which may be overwritten."""
         block = self._room[: rows.stop - rows.start]
-        view, at = memoryview(block.numpy()).cast("B"), rows.start * self._row_bytes
+        view, at = _bytes(block), rows.start * self._row_bytes
         while len(view):
             count = os.preadv(self._files[self._valid].fileno(), [view], at)
             view, at = view[count:], at + count
@@ -129,7 +129,7 @@ class OnDisk:
 
     def write(self, rows: slice, block: Tensor) -> None:
         """Write the block to the other file."""
-        view, at = memoryview(block.contiguous().numpy()).cast("B"), rows.start * self._row_bytes
+        view, at = _bytes(block.contiguous()), rows.start * self._row_bytes
         with _explained(self._folder):
             while len(view):
                 count = os.pwrite(self._files[1 - self._valid].fileno(), view, at)
@@ -195,6 +195,12 @@ def _opened(path: Path, size: int) -> BinaryIO:
     return file
 
 
+def _bytes(block: Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor on the CPU."""
+    array: Any = block.numpy()
+    return memoryview(array).cast("B")
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into a sentence."""
@@ -222,7 +228,7 @@ class NpyRows:
     def append(self, block: Tensor) -> None:
         """Write the next rows."""
         with _explained(self._path):
-            self._file.write(memoryview(block.contiguous().numpy()).cast("B"))
+            self._file.write(_bytes(block.contiguous()))
 
     def __enter__(self) -> Self:
         """Begin."""
