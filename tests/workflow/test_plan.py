@@ -95,7 +95,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "sources/photos/splits/fit_val/images": ("masked", {"list_images", "label"}),
     f"{S}/splits/fit_val/n_examples": (300, {"draw", *STORE}),
     f"{S}/splits/probe_val/n_examples": (500, {"draw", *STORE, *ENCODES}),
-    f"{M}/width": (32, {"train", "evaluate", "encode_topk", *CODINGS}),
+    f"{M}/width": (64, {"train", "evaluate", "encode_topk", *CODINGS}),
     f"{M}/depth": (5, {"train"}),
     f"{M}/heads": (8, {"train"}),
     f"{M}/patch": (16, {"train", "label", "record", "measure", *ENCODES}),
@@ -137,6 +137,13 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{P}/whiten": (True, {"fit"}),
     f"{P}/tol": (0.1, {"fit"}),
     f"{P}/rank_tol": (0.1, {"fit"}),
+    **{
+        f"bases/robust-pca/{key}": (value, {"fit"})
+        for key, value in {
+            "rank_guess": 9, "lambda_": 0.1, "tol": 0.1, "gap_tol": 0.1, "max_iter": 9, "sample_rows": 99,
+            "noise_std": "auto", "robust_iter": 2,
+        }.items()
+    },
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -231,9 +238,11 @@ def test_default_numbers():
     assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 2]
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
-    assert plan.dropped("scenes") == {"pca": ["topk-00256", "topk-01024"]}
+    large = ["topk-00256", "topk-01024"]
+    assert plan.dropped("scenes") == {"pca": large, "robust-pca": ["topk-00064", *large]}
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
-    (remark,) = plan.remarks()
+    remark, other = plan.remarks()
+    assert other.startswith("bases.robust-pca: topk-00064")
     assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
 
 
