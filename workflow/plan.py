@@ -22,7 +22,7 @@ CODINGS_BY_GEOMETRY = {
     ),
     "projection": ("dense", "topk"),
 }  # fmt: skip
-GPU_FITS = ("kmeans", "kernel_pca")
+GPU_FITS = ("kmeans", "kernel_pca", "robust_pca")
 """Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
     "stores": ("draw", "list_images", "train", "record", "label", "join_store"),

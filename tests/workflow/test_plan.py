@@ -96,7 +96,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "sources/photos/splits/fit_val/images": ("masked", {"list_images", "label"}),
     f"{S}/splits/fit_val/n_examples": (300, {"draw", *STORE}),
     f"{S}/splits/probe_val/n_examples": (500, {"draw", *STORE, *ENCODES}),
-    f"{M}/width": (32, {"train", "evaluate", "encode_topk", *CODINGS}),
+    f"{M}/width": (64, {"train", "evaluate", "encode_topk", *CODINGS}),
     f"{M}/depth": (5, {"train"}),
     f"{M}/heads": (8, {"train"}),
     f"{M}/patch": (16, {"train", "label", "record", "measure", *ENCODES}),
@@ -145,6 +145,13 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
         for key, value in {
             "n_landmarks": 99, "kernel": "poly", "gamma": 0.1, "degree": 2, "coef0": 0.5, "whiten": True, "ridge": 0.1,
             "landmark_choice": "k-means++", "kernel_dtype": "float64", "rank_tol": 0.1, "preimage": "landmarks",
+        }.items()
+    },
+    **{
+        f"bases/robust-pca/{key}": (value, {"fit"})
+        for key, value in {
+            "rank_guess": 9, "lambda_": 0.1, "tol": 0.1, "gap_tol": 0.1, "max_iter": 9, "sample_rows": 99,
+            "noise_std": "auto", "robust_iter": 2,
         }.items()
     },
     "codings/inverse-distance/eps": (1.0, {"probe"}),
@@ -241,12 +248,13 @@ def test_default_numbers():
     assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 2]
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
-    too_many = ["topk-00064", "topk-00256", "topk-01024"]
-    assert plan.dropped("scenes") == {"pca": ["topk-00256", "topk-01024"], "kernel-pca": too_many}
+    large = ["topk-00256", "topk-01024"]
+    too_many = ["topk-00064", *large]
+    assert plan.dropped("scenes") == {"pca": large, "kernel-pca": too_many, "robust-pca": too_many}
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
-    remark, other = plan.remarks()
+    remark, *others = plan.remarks()
     assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
-    assert other.startswith("bases.kernel-pca: topk-00064, ")
+    assert {other.partition(": topk-00064, ")[0] for other in others} == {"bases.kernel-pca", "bases.robust-pca"}
 
 
 def test_tiny_numbers():

@@ -35,6 +35,7 @@ KINDS = {
     "kernel_pca": Kind("eigenloom.bases.kernel_pca", "KernelPCA", "projection", beyond_width=True),
     "kmeans": Kind("eigenloom.bases.kmeans", "KMeans", "distance"),
     "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
+    "robust_pca": Kind("eigenloom.bases.robust_pca", "RobustPCA", "projection"),
     "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
 }
 
