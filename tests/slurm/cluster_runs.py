@@ -17,7 +17,7 @@ CLUSTER = "/run/eigenloom-slurm"
 SLURM_CONF = f"{CLUSTER}/slurm.conf"
 # The shipped profile waits half a minute before it first asks for a job's state. Without accounting `squeue` tells it.
 SOON = ("--slurm-init-seconds-before-status-checks", "3", "--slurm-status-command", "squeue", "--latency-wait", "10")
-LIMIT = 420
+LIMIT = 1500
 
 
 def ask(*command: str) -> str:
@@ -44,6 +44,15 @@ class ClusterRun:
         self.diary = checkout.parent / f"{checkout.name}.jsonl"
         self.process: subprocess.Popen[bytes] | None = None
         self.ended: list[dict[str, str]] | None = None
+
+    def __enter__(self) -> "ClusterRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing running, whatever a test came to."""
+        if self.process is not None and self.process.poll() is None:
+            self.interrupt()
+            self.process.wait(120)
 
     def start(self, *words: str, soon: tuple[str, ...] = SOON) -> "ClusterRun":
         """Start it with these words more; `timeout` ends it should the test not live to."""
@@ -89,7 +98,9 @@ class ClusterRun:
         if self.ended is not None:
             return self.ended
         (name,) = set(re.findall(r"SLURM run ID: (\S+)", self.said())) or {None}
-        records = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in ask("scontrol", "show", "job", "-o").splitlines()]
+        records = [
+            dict(re.findall(r"(\S+?)=(\S*)", line)) for line in ask("scontrol", "show", "job", "-o").splitlines()
+        ]
         return [record for record in records if record.get("JobName") == name]
 
     def job(self) -> dict[str, str] | None:

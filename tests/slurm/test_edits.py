@@ -22,10 +22,10 @@ def test_an_edit_of_one_basis_submits_its_jobs_alone(slurm, whole, tmp_path):
         "fit", "evaluate", "encode_topk", "join_codes", "probe", "score", "tabulate", "render", "all",
     }  # fmt: skip
     before = artifact_digests(checkout)
-    run = ClusterRun(checkout)
-    run.start(TARGET, "--configfile", TINY, "--config", "device=auto")
-    assert run.wait() == 0, run.said()
-    assert [note["out"] for note in run.notes()] == ["artifacts/tiny-scenes/bases/pca/layer-01/meta.json", TARGET]
-    after = artifact_digests(checkout)
-    changed = {name for name in after if after[name] != before.get(name)}
-    assert {str(Path(name).parent) for name in changed} == {"tiny-scenes/bases/pca/layer-01"}
+    with ClusterRun(checkout) as run:
+        run.start(TARGET, "--configfile", TINY, "--config", "device=auto")
+        assert run.wait() == 0, run.said()
+        assert [note["out"] for note in run.notes()] == ["artifacts/tiny-scenes/bases/pca/layer-01/meta.json", TARGET]
+        after = artifact_digests(checkout)
+        changed = {name for name in after if after[name] != before.get(name)}
+        assert {str(Path(name).parent) for name in changed} == {"tiny-scenes/bases/pca/layer-01"}

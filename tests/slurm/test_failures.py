@@ -1,6 +1,5 @@
 """What a user gets when a job fails, runs out of time, is cancelled or preempted, and when Ctrl-C is pressed."""
 
-import json
 import re
 from pathlib import Path
 
@@ -47,54 +46,57 @@ def reported(run: ClusterRun) -> None:
 def overlong(slurm, tmp_path_factory):
     """A job with a minute to do an hour's work. Started first and looked at last, for that minute passes meanwhile."""
     limit = ("--retries", "0", "--set-resources", "train:runtime=1")
-    run = training(tmp_path_factory.mktemp("overlong"), "checkout", *limit, steps=1_000_000)
-    until(lambda: is_training(run), 60, "training")
-    return run
+    with training(tmp_path_factory.mktemp("overlong"), "checkout", *limit, steps=1_000_000) as run:
+        until(lambda: is_training(run), 300, "training")
+        yield run
 
 
 def test_a_failed_job_is_tried_again_with_more_and_reported_with_its_log(overlong, tmp_path):
-    run = training(tmp_path, "failing", steps=20, bar="{accuracy: 0.999}")
-    reported(run)
-    assert "error: " in (run.checkout / "logs/train/tiny-scenes.log").read_text()
-    tries = [job for job in run.jobs() if "rule_train" in job["Comment"]]
-    assert [(job["MinMemoryNode"], job["TimeLimit"]) for job in tries] == [("4000M", "02:00:00"), ("8000M", "04:00:00")]
-    assert {job["JobState"] for job in tries} == {"FAILED"}
+    with training(tmp_path, "failing", steps=60, bar="{accuracy: 0.999}") as run:
+        reported(run)
+        assert "error: " in (run.checkout / "logs/train/tiny-scenes.log").read_text()
+        tries = [job for job in run.jobs() if "rule_train" in job["Comment"]]
+        assert [(job["MinMemoryNode"], job["TimeLimit"]) for job in tries] == [
+            ("4000M", "02:00:00"),
+            ("8000M", "04:00:00"),
+        ]
+        assert {job["JobState"] for job in tries} == {"FAILED"}
 
 
 def test_a_cancelled_job_is_reported_with_its_log(overlong, tmp_path):
-    run = training(tmp_path, "cancelled", "--retries", "0", steps=1_000_000)
-    job = until(lambda: is_training(run), 60, "training")
-    ask("scancel", job["JobId"])
-    reported(run)
-    assert "CANCELLED" in run.said()
+    with training(tmp_path, "cancelled", "--retries", "0", steps=1_000_000) as run:
+        job = until(lambda: is_training(run), 300, "training")
+        ask("scancel", job["JobId"])
+        reported(run)
+        assert "CANCELLED" in run.said()
 
 
 def test_ctrl_c_leaves_no_job_and_no_lock(overlong, tmp_path):
-    run = training(tmp_path, "interrupted", steps=1_000_000)
-    job = until(lambda: is_training(run), 60, "training")
-    run.interrupt()
-    assert run.wait(30) == 1, run.said()
-    until(lambda: not ask("squeue", "--noheader", "--jobs", job["JobId"], "--states", "all_live"), 20, "its end")
-    assert not any((run.checkout / ".snakemake/locks").iterdir())
-    assert not (run.checkout / MODEL).exists()
+    with training(tmp_path, "interrupted", steps=1_000_000) as run:
+        job = until(lambda: is_training(run), 300, "training")
+        run.interrupt()
+        assert run.wait(120) == 1, run.said()
+        until(lambda: not ask("squeue", "--noheader", "--jobs", job["JobId"], "--states", "all_live"), 60, "its end")
+        assert not any((run.checkout / ".snakemake/locks").iterdir())
+        assert not (run.checkout / MODEL).exists()
 
 
 def test_a_preempted_job_is_requeued_resumes_and_ends_equal(overlong, quiet, tmp_path):
-    run = training(tmp_path, "preempted", "--config", "device=auto")
-    job = until(lambda: is_training(run), 60, "training")
-    assert job["Partition"] == "gpu"
-    urgent = ("--partition", "high", "--gpus", "2", "--time", "1", "--output", str(tmp_path / "urgent.log"))
-    ask("sbatch", *urgent, "--wrap", "sleep 1")
-    until((run.checkout / SNAPSHOT).exists, 30, "the snapshot")
-    assert run.wait() == 0, run.said()
-    assert len([note for note in run.notes() if note["script"] == "train"]) == 2
-    assert "resuming from" in (run.checkout / "logs/train/tiny-scenes.log").read_text()
-    (record,) = [record for record in run.jobs() if record["JobId"] == job["JobId"]]
-    assert (record["Restarts"], record["JobState"]) == ("1", "COMPLETED")
-    for name in ("meta.json", "model.safetensors", "history.csv"):
-        ours, undisturbed = ((root / MODEL).with_name(name).read_bytes() for root in (run.checkout, quiet))
-        assert ours == undisturbed, name
-    assert not (run.checkout / SNAPSHOT).exists()
+    with training(tmp_path, "preempted", "--config", "device=auto") as run:
+        job = until(lambda: is_training(run), 300, "training")
+        assert job["Partition"] == "gpu"
+        urgent = ("--partition", "high", "--gpus", "2", "--time", "1", "--output", str(tmp_path / "urgent.log"))
+        ask("sbatch", *urgent, "--wrap", "sleep 1")
+        until((run.checkout / SNAPSHOT).exists, 60, "the snapshot")
+        assert run.wait() == 0, run.said()
+        assert len([note for note in run.notes() if note["script"] == "train"]) == 2
+        assert "resuming from" in (run.checkout / "logs/train/tiny-scenes.log").read_text()
+        (record,) = [record for record in run.jobs() if record["JobId"] == job["JobId"]]
+        assert (record["Restarts"], record["JobState"]) == ("1", "COMPLETED")
+        for name in ("meta.json", "model.safetensors", "history.csv"):
+            ours, undisturbed = ((root / MODEL).with_name(name).read_bytes() for root in (run.checkout, quiet))
+            assert ours == undisturbed, name
+        assert not (run.checkout / SNAPSHOT).exists()
 
 
 def test_a_job_out_of_time_saves_what_it_has_and_is_reported_with_its_log(overlong):

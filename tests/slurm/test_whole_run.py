@@ -1,4 +1,4 @@
-"""`snakemake --profile slurm all` on a real cluster: every rule a job, GPU jobs where GPUs are, bytes as on one machine."""
+"""`snakemake --profile slurm all` on a real cluster: every rule a job, GPU jobs get a GPU, bytes as on one machine."""
 
 import itertools
 import json
