@@ -46,8 +46,3 @@ rule render:
         spec=spec_for("render"),
     shell:
         command("render", "page", "tables", "metrics", "reconstructions", "bases", "models")
-
-
-localrules:
-    tabulate,
-    render,
