@@ -19,6 +19,8 @@ _EXPORTS = {
     "Batches": "eigenloom.batches",
     "ArrayRows": "eigenloom.sources.arrays",
     "ActivationRows": "eigenloom.sources.activations",
+    "Hdf5Rows": "eigenloom.sources.hdf5",
+    "SpectraRows": "eigenloom.sources.spectra",
     "Moments": "eigenloom.moments",
     "Standardization": "eigenloom.moments",
     "StandardizedRows": "eigenloom.moments",
