@@ -201,10 +201,11 @@ def _held(file: h5py.File, key: str) -> str:
 
 
 def _nearest(key: str, names: Sequence[str]) -> str | None:
-    """Return the name most like a key, as a whole or by its last part."""
+    """Return the name most like a key: as a whole, or a part of it like the key's last part."""
+    last = key.rpartition("/")[2]
 
     def likeness(name: str) -> float:
-        pairs = ((key, name), (key.rpartition("/")[2], name.rpartition("/")[2]))
+        pairs = [(key, name), *((last, part) for part in name.split("/"))]
         return max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
     best = max(names, key=likeness)
