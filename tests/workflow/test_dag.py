@@ -117,12 +117,14 @@ def test_a_lost_array_is_remade_alone(project):
 
 
 def test_experiments_replace_the_default_and_overlays_overlay(fresh, unbuilt):
-    text = (unbuilt.root / "config.yaml").read_text().replace("tiny-scenes", "other").replace("name: tiny", "name: o")
+    text = (unbuilt.root / "config.yaml").read_text().replace("name: tiny", "name: o")
+    text = text.replace("tiny-scenes", "other").replace("tiny-stars", "sky")
     (unbuilt.root / "other.yaml").write_text(text)
     planned = unbuilt.planned("all", "--configfile", "other.yaml", "--config", "seed=3")
     assert len(planned) > 90
     assert not any("tiny" in job for job in planned)
-    assert planned == {job.replace("tiny-scenes", "other").replace("tiny", "o") for job in fresh.planned()}
+    renamed = (job.replace("tiny-scenes", "other").replace("tiny-stars", "sky") for job in fresh.planned())
+    assert planned == {job.replace("tiny", "o") for job in renamed}
 
 
 def test_a_mistake_stops_with_its_line(unbuilt):

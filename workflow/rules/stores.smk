@@ -9,10 +9,10 @@ rule record:
         run="artifacts/{source}/saev/shards/{split}/shard-{part}.run.json",
     log:
         "logs/record/{source}/{split}/{part}.log",
-    wildcard_constraints:
-        source=sources_of("record"),
     benchmark:
         "logs/record/{source}/{split}/{part}.tsv"
+    wildcard_constraints:
+        source=sources_of("record"),
     conda:
         DEVICE
     threads: 1
