@@ -16,6 +16,7 @@ CHOICES = {
     "precision": ("exact", "screen"),
 }
 LEAST = {"n_clusters": 1, "batch_size": 1, "n_init": 1, "max_iter": 0, "minibatch_iter": 1, "polish_iter": 0}
+ROWS_PER_CENTER, RESERVOIR_ROWS = 10, 16_384
 UNIT = {"relocate": (0.0, 1.0), "decay": (0.0, 1.0), "ema": (0.0, 1.0), "tol": (0.0, 1.0)}
 
 
@@ -27,10 +28,10 @@ class Settings:
     updates per batch of ``batch_size`` rows and then ``polish_iter`` full passes. n_init: seedings compared on the
     reservoir. max_iter, tol: most Lloyd passes; stop when the relative gain of inertia stays below ``tol`` for two
     passes. init: ``greedy-k-means++``, ``random`` rows, or centres ``[K, d]`` in the fitted space. init_rows: size
-    of the seeding reservoir (default ``10 * n_clusters``). learning_rate: ``count`` (one over the rows seen),
-    ``decay`` (the same, past rows losing the factor ``decay`` per batch), ``ema`` (share ``ema`` per batch). relocate:
-    largest share of centres moved after a pass, from the second to the eleventh. precision: ``exact``, or ``screen``
-    for bfloat16 labels while fitting.
+    of the seeding reservoir (default ten per centre, at least 16,384: seeding is cheap, poor seeds are not).
+    learning_rate: ``count`` (one over the rows seen), ``decay`` (the same, past rows losing the factor ``decay`` per
+    batch), ``ema`` (share ``ema`` per batch). relocate: largest share of centres moved after a pass, from the second
+    to the eleventh. precision: ``exact``, or ``screen`` for bfloat16 labels while fitting.
     """
 
     n_clusters: int = 4096
@@ -65,7 +66,9 @@ class Settings:
         init = values.get("init")
         if isinstance(init, Tensor) and (init.ndim != 2 or values.setdefault("n_clusters", len(init)) != len(init)):
             raise ConfigError(f"init: centres of shape {tuple(init.shape)} do not fit the other parameters")
-        values["init_rows"] = values.get("init_rows") or 10 * values.get("n_clusters", cls.n_clusters)
+        values["init_rows"] = values.get("init_rows") or max(
+            ROWS_PER_CENTER * values.get("n_clusters", cls.n_clusters), RESERVOIR_ROWS
+        )
         settings = cls(**values)
         if settings.init_rows < settings.n_clusters:
             raise ConfigError(f"init_rows: {settings.init_rows} rows cannot seed {settings.n_clusters} clusters")
