@@ -249,7 +249,8 @@ def signature(survey: Survey, bad_pixels: str, normalise: str) -> Mapping[str, o
         "n_pixels": survey.n_pixels,
         "wavelength_sha256": hashlib.sha256(survey.wavelength.astype("<f8").tobytes()).hexdigest(),
         "bad_pixels": bad_pixels,
-        "normalise": {"name": normalise, "sha256": normalisation_digest(normalise)},
+        "normalise": normalise,
+        "normalise_sha256": normalisation_digest(normalise),
     }
 
 
