@@ -185,6 +185,17 @@ def test_flux_and_error_are_divided_alike(tmp_path):
     assert np.allclose(medians, 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_a_spectrum_does_not_depend_on_its_neighbours(tmp_path, normalise):
+    path = spoiled(tmp_path / "a.h5")
+    with SpectraReader(open_survey(path), np.arange(20), "mask", normalise) as reader:
+        whole = reader.block(0, 20).flux
+        single = [reader.block(i, 1).flux[0] for i in range(20)]
+        pairs = np.concatenate([reader.block(i, min(3, 20 - i)).flux for i in range(0, 20, 3)])
+    assert np.array_equal(whole, single)
+    assert np.array_equal(whole, pairs)
+
+
 def test_the_continuum_runs_along_the_top():
     x = np.linspace(-1, 1, 400)
     slope = 3 + 0.5 * x - 0.3 * x**2

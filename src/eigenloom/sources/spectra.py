@@ -35,7 +35,10 @@ def normalise_none(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 def normalise_median(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
     """Return the median of the good pixels of every spectrum, ``[b, 1]``."""
-    return np.nanmedian(np.where(good, flux, np.nan), axis=1, keepdims=True)
+    median = np.median(flux, axis=1, keepdims=True)
+    for row in np.flatnonzero(~good.all(axis=1)):  # one by one: a spectrum must not depend on its neighbours
+        median[row] = np.median(flux[row, good[row]])
+    return median
 
 
 def normalise_continuum(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -48,9 +51,9 @@ def normalise_continuum(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
     values = np.where(good, flux, 0.0)
     used = good.astype(np.float64)
     for _ in range(CONTINUUM_ROUNDS + 1):
-        normal = np.einsum("bm,mi,mj->bij", used, terms, terms, optimize=True)
-        right = (used * values) @ terms
-        curve = (np.linalg.pinv(normal, hermitian=True) @ right[:, :, None])[:, :, 0] @ terms.T
+        weighted = used[:, None, :] * terms.T  # stacks of small products: a spectrum must not depend on its neighbours
+        coefficients = np.linalg.pinv(weighted @ terms, hermitian=True) @ (weighted @ values[:, :, None])
+        curve = (terms @ coefficients)[:, :, 0]
         residual = values - curve
         spread = np.sqrt((used * residual**2).sum(1, keepdims=True) / np.maximum(used.sum(1, keepdims=True), 1))
         used = good * ((residual >= -BELOW * spread) & (residual <= ABOVE * spread)).astype(np.float64)

@@ -29,6 +29,7 @@ class MatrixReader:
         self._columns: slice | np.ndarray = slice(None) if columns is None else columns
         if columns is not None and columns[-1] - columns[0] == len(columns) - 1:
             self._columns = slice(columns[0], columns[-1] + 1)  # a view where numbers are neighbours
+        self._plain = matrix.offset is not None and matrix.dtype == np.float32 and columns is None
         self._open = ExitStack()
         self._file: int | None = None
         self._dataset: h5py.Dataset | None = None
@@ -55,6 +56,9 @@ class MatrixReader:
         with explained(self._matrix.path), np.errstate(over="ignore"):  # consumers refuse and name an infinity
             ids = self._rows[first : first + len(out)]
             done = 0
+            if self._plain and len(ids) and ids[-1] - ids[0] == len(ids) - 1:
+                self._fill(int(ids[0]), out.data.cast("B"))
+                return
             while done < len(ids):
                 start, stop, values = self._span(int(ids[done]), int(ids[-1]) + 1)
                 end = int(np.searchsorted(ids, stop))
@@ -79,14 +83,20 @@ class MatrixReader:
     def _at_offset(self, first: int, stop: int) -> np.ndarray:
         """Read consecutive rows where they lie in the file."""
         matrix = self._matrix
+        if not self._bytes:
+            self._bytes = bytearray(min(matrix.span, matrix.shape[0]) * matrix.row_bytes)
+        view = memoryview(self._bytes)[: (stop - first) * matrix.row_bytes]
+        self._fill(first, view)
+        return np.frombuffer(view, matrix.dtype).reshape(stop - first, matrix.shape[1])
+
+    def _fill(self, first: int, view: memoryview) -> None:
+        """Fill bytes with what lies in the file from a row on."""
+        matrix = self._matrix
         assert matrix.offset is not None
         if self._file is None:
             self._file = os.open(matrix.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             self._open.callback(os.close, self._file)
-            self._bytes = bytearray(min(matrix.span, matrix.shape[0]) * matrix.row_bytes)
-        view = memoryview(self._bytes)[: (stop - first) * matrix.row_bytes]
         read_at(self._file, matrix.path, matrix.offset + first * matrix.row_bytes, view)
-        return np.frombuffer(view, matrix.dtype).reshape(stop - first, matrix.shape[1])
 
     def _through_hdf5(self, first: int, stop: int) -> np.ndarray:
         """Read consecutive rows, whole chunks, into memory that is used again."""
