@@ -9,6 +9,9 @@ import torch
 from recordings import record
 from safetensors import safe_open
 
+from eigenloom.sources import spectra_edge
+from eigenloom.sources.simulated_spectra import BLOCK_ROWS, UNITS
+from eigenloom.sources.survey_keys import SurveyKeys
 from eigenloom.store import artifact, joining, protocol, recording, sidecar
 from eigenloom.store.atomic import read_json
 
@@ -45,6 +48,7 @@ def test_constants():
         "activation store": f"`{sidecar.FORMAT}` version {sidecar.VERSION}",
         "shard edge": f"`{joining.SHARD_FORMAT}` version {joining.VERSION}",
         "labels edge": f"`{joining.LABELS_FORMAT}` version {joining.VERSION}",
+        "spectra edge": f"`{spectra_edge.FORMAT}` version {spectra_edge.VERSION}",
         "artifact": f"`{artifact.FORMAT}` version {artifact.VERSION}",
         "default `max_tokens_per_shard`": str(protocol.MAX_TOKENS_PER_SHARD),
         "most shards of a recording": str(protocol.MAX_SHARDS),
@@ -74,6 +78,14 @@ def test_edges_have_the_documented_keys():
     assert keys("Labels edge `labels.json`") == joining.LABELS_KEYS
     sentence = re.search(r"differ in\s+(.*?)\.\n", SECTIONS["Shard edge `shard-NNNNN.json`"], re.DOTALL).group(1)
     assert tuple(re.findall("`([a-z_]+)`", sentence)) == joining.COMMON
+
+
+def test_surveys_have_the_documented_keys():
+    assert [row[1].strip("`") for row in table("Survey of spectra")] == list(vars(SurveyKeys()).values())
+    assert keys("Spectra edge") == spectra_edge.KEYS
+    labels = re.search(r"its labels are (.*?)\.", SECTIONS["Survey of spectra"], re.S)[1]
+    assert re.findall("`([^`]+)`", labels) == list(UNITS)
+    assert f"blocks of {BLOCK_ROWS};" in SECTIONS["Survey of spectra"]
 
 
 def test_artifacts_have_the_documented_keys(tmp_path):
@@ -108,6 +120,7 @@ def test_choices():
     [
         ("Sidecar `store.json`", sidecar),
         ("Artifact", artifact),
+        ("Spectra edge", spectra_edge),
         ("Shard edge `shard-NNNNN.json`", joining.SHARD_FORMAT),
         ("Labels edge `labels.json`", joining.LABELS_FORMAT),
     ],

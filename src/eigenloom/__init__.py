@@ -21,6 +21,8 @@ _EXPORTS = {
     "Batches": "eigenloom.batches",
     "ArrayRows": "eigenloom.sources.arrays",
     "ActivationRows": "eigenloom.sources.activations",
+    "Hdf5Rows": "eigenloom.sources.hdf5",
+    "SpectraRows": "eigenloom.sources.spectra",
     "Moments": "eigenloom.moments",
     "pcp": "eigenloom.linalg.pcp",
     "Standardization": "eigenloom.moments",

@@ -100,6 +100,11 @@ def splits_of(rule):
     return "|".join(places) or "(?!)"
 
 
+def sources_of(rule):
+    """The pattern of the sources that a rule works for; another rule makes the same paths of the others."""
+    return "|".join(dict.fromkeys(job["source"] for job in plan.jobs(rule))) or "(?!)"
+
+
 def refuse_long_paths():
     """Snakemake names its records after paths, and a file name has its limits."""
     longest = max(targets(*FAMILIES)(None), key=len)
