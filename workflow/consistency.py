@@ -52,6 +52,8 @@ def _bases(config: Config) -> Iterator[str]:
                 )
         if 0 < (basis.get("init_rows") or 0) < basis.get("n_clusters", 0):
             yield f"bases.{name}.init_rows: {basis['init_rows']} rows cannot seed {basis['n_clusters']} clusters"
+        if 0 < (basis.get("n_landmarks") or 0) < basis.get("n_components", 0):
+            yield f"bases.{name}.n_components: {basis['n_components']}, but n_landmarks is {basis['n_landmarks']}"
         if not basis.get("codings"):
             yield f"bases.{name}: missing key `codings`"
 
@@ -77,10 +79,7 @@ def _sizes(plan: Plan) -> Iterator[str]:
                 yield f"bases.{name}.n_clusters: {n_clusters}, but fit_train of {source.name} has {n_rows} rows"
             if (n_landmarks := entry.get("n_landmarks") or 0) > n_rows:
                 yield f"bases.{name}.n_landmarks: {n_landmarks}, but fit_train of {source.name} has {n_rows} rows"
-            if find_kind(entry["kind"]).beyond_width:
-                if 0 < n_landmarks < n_components:
-                    yield f"bases.{name}.n_components: {n_components}, but n_landmarks is {n_landmarks}"
-            elif n_components > source.width:
+            if n_components > source.width and not find_kind(entry["kind"]).beyond_width:
                 yield f"bases.{name}.n_components: {n_components}, but rows of {source.name} have length {source.width}"
             if not plan.sweep(name, source.name):
                 yield f"bases.{name}.codings: every k keeps all entries of {source.name}; add `dense` or a smaller k"
