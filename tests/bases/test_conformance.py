@@ -27,8 +27,14 @@ PARAMETERS = {
     "kmeans": {"n_clusters": 4, "n_init": 2, "max_iter": 8},
     "pca": {"n_components": 4},
     "random_directions": {"n_components": 4},
+    "srht_pca": {"n_components": 4},
 }
-SIZE = {"kmeans": "n_clusters", "pca": "n_components", "random_directions": "n_components"}
+SIZE = {
+    "kmeans": "n_clusters",
+    "pca": "n_components",
+    "random_directions": "n_components",
+    "srht_pca": "n_components",
+}
 # Where a promise holds only in part: what is granted, and why.
 SLACK_IN_K = {"kmeans": 0.01}  # clusterings of different sizes are not nested
 HELD_FIXED = {"kmeans": lambda rows: {"init": rows[:4]}}  # for another order of rows: seeds are drawn by position

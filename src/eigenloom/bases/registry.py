@@ -31,6 +31,7 @@ KINDS = {
     "kmeans": Kind("eigenloom.bases.kmeans", "KMeans", "distance"),
     "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
     "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
+    "srht_pca": Kind("eigenloom.bases.srht_pca", "SRHTPCA", "projection"),
 }
 
 

@@ -42,10 +42,22 @@ def orient(vectors: Tensor, mean: Tensor, total_variance: float) -> Tensor:
     Returns:
         ``[k, d]``, dtype of ``vectors``.
     """
-    inner = vectors.double() @ mean.double()
-    floor = _TIE * max(mean.double().norm().item(), max(total_variance, 0.0) ** 0.5)
-    size = vectors.abs()
+    inner, size = vectors.double() @ mean.double(), mean.double().norm().item()
+    return signs(inner, size, total_variance, vectors).to(vectors.dtype)[:, None] * vectors
+
+
+def signs(inner: Tensor, mean_norm: float, total_variance: float, undecided: Tensor) -> Tensor:
+    """Return the signs ``[k]`` float64 that ``orient`` gives, where the vectors themselves are not at hand.
+
+    Args:
+        inner: products ``[k]`` of the vectors with the uncentred mean.
+        mean_norm: norm of that mean.
+        total_variance: sum of all variances in the fitted space.
+        undecided: ``[k, n]``, numbers whose largest in magnitude decides a tie: the vectors, or their scores.
+    """
+    floor = _TIE * max(mean_norm, max(total_variance, 0.0) ** 0.5)
+    size = undecided.abs()
     first = (size >= size.amax(1, keepdim=True) * (1 - _EQUAL)).byte().argmax(1, keepdim=True)
-    largest = vectors.gather(1, first).squeeze(1)
+    largest = undecided.gather(1, first).squeeze(1)
     decider = torch.where(inner.abs() <= floor, largest.double(), inner)
-    return torch.where(decider < 0, -1.0, 1.0).to(vectors.dtype)[:, None] * vectors
+    return torch.where(decider < 0, -1.0, 1.0).double()
