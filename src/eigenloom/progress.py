@@ -21,7 +21,7 @@ class Progress:
     """The silent base: accepts everything, shows nothing."""
 
     def track(self, batches: Iterable[Sized], label: str, total: int, unit: str = "row") -> Iterator[Sized]:
-        """Yield the batches unchanged while counting ``len(batch)`` of ``total`` rows, or other units, under ``label``."""
+        """Yield the batches unchanged while counting ``len(batch)`` of ``total`` rows (or ``unit``) under ``label``."""
         del label, total, unit
         yield from batches
 

@@ -89,5 +89,7 @@ def test_is_an_isometry_when_nothing_is_left_out():
 
 def test_sizes_that_do_not_fit_are_refused():
     for block_size in (48, 32):
-        with pytest.raises(ConfigError, match=f"block_size: {block_size} must be a power of two and hold the 40 numbers"):
+        with pytest.raises(
+            ConfigError, match=f"block_size: {block_size} must be a power of two and hold the 40 numbers"
+        ):
             SRHT(seed=0, n_features=100, width=40, block_size=block_size)

@@ -38,6 +38,7 @@ def test_another_process_continues_after_the_rows_it_can_count_on(tmp_path):
     first.begin()
     first.append(ROWS[:700])
     first.sync()
+    first.close()
     second = NpyWriter(tmp_path / "x.npy", (1000, 7))
     assert second.holds(500)
     assert second.holds(700)

@@ -41,6 +41,7 @@ def default() -> dict[str, Any]:
         "layers": [3],
     }
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
+    config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
     config["encode"]["materialize"] = ["label", "topk", "dense"]
     return config
@@ -137,6 +138,10 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{P}/whiten": (True, {"fit"}),
     f"{P}/tol": (0.1, {"fit"}),
     f"{P}/rank_tol": (0.1, {"fit"}),
+    "bases/long/method": ("srht", {"fit"}),
+    "bases/long/r_factor": (8.0, {"fit"}),
+    "bases/long/power_iter": (0, {"fit"}),
+    "bases/long/block_size": (1024, {"fit"}),
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,22 +20,19 @@ from eigenloom.store.atomic import explained, read_json
 from eigenloom.store.npy import keep_npy, map_npy
 
 SILENT = Progress()
-_MAPPED = "memory_mapped"
 _LARGE_BYTES = 1 << 28
 
-
-def memory_mapped() -> Any:
-    """Mark a float32 tensor field that ``save_basis`` can keep as ``NAME.npy`` of its own, and ``load_basis`` maps."""
-    return dataclasses.field(metadata={_MAPPED: True})
+MemoryMapped = Annotated[Tensor, "memory-mapped"]
+"""Type of a float32 tensor field that ``save_basis`` can keep as ``NAME.npy`` of its own, and ``load_basis`` maps."""
 
 
 @dataclass(frozen=True, eq=False)
 class Basis(ABC):
     """A fitted, frozen basis of ``k`` elements for rows of length ``d``.
 
-    Subclasses are final frozen dataclasses: tensor fields are the artifact's arrays, those marked ``memory_mapped``
-    files of their own, the rest its parameters, and there is no unfitted state. All formulas hold in the *fitted space*, that of
-    ``standardization.apply(x)``: ``encode`` takes and ``decode`` returns such rows.
+    Subclasses are final frozen dataclasses: tensor fields are the artifact's arrays, those of type ``MemoryMapped``
+    perhaps in files of their own, the rest its parameters, and there is no unfitted state. All formulas hold in the
+    *fitted space*, that of ``standardization.apply(x)``: ``encode`` takes and ``decode`` returns such rows.
     """
 
     kind: ClassVar[str]
@@ -113,13 +110,13 @@ def save_basis(
     """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``.
 
     ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin`` compares it later.
-    ``mapped`` says whether ``memory_mapped`` fields become files of their own; None: those above 256 MiB do. Such a file
+    ``mapped`` says whether ``MemoryMapped`` fields become files of their own; None: those above 256 MiB do. Such a file
     that a fit has already put there is digested, not written again.
     """
     arrays: dict[str, Tensor] = {}
     parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}
     _flatten(basis, "", arrays, parameters)
-    siblings = [f.name for f in dataclasses.fields(basis) if f.metadata.get(_MAPPED)]
+    siblings = [f.name for f in dataclasses.fields(basis) if f.type == MemoryMapped]
     if mapped is not True:
         siblings = [name for name in siblings if mapped is None and arrays[name].nbytes > _LARGE_BYTES]
     with explained(Path(directory, "meta.json")):
@@ -190,7 +187,7 @@ def _build(cls: type[Any], prefix: str, artifact: Artifact) -> Any:
     for field in dataclasses.fields(cls):
         name = prefix + field.name
         constant = artifact.parameters.get(name)
-        if field.metadata.get(_MAPPED) and name not in artifact.arrays:
+        if field.type == MemoryMapped and name not in artifact.arrays:
             values[field.name] = _mapped_sibling(artifact, field.name)
         elif isinstance(constant, dict) and constant.keys() == {"constant", "length"}:
             values[field.name] = torch.tensor([constant["constant"]], dtype=torch.float64).expand(constant["length"])
@@ -206,7 +203,7 @@ def _build(cls: type[Any], prefix: str, artifact: Artifact) -> Any:
 
 
 def _mapped_sibling(artifact: Artifact, name: str) -> Tensor:
-    """Map the file of a ``memory_mapped`` field, whose size ``read_artifact`` has compared."""
+    """Map the file of a ``MemoryMapped`` field, whose size ``read_artifact`` has compared."""
     if f"{name}.npy" not in artifact.meta["files"]:
         raise StoreError(f"{artifact.directory}: a {artifact.meta['kind']} needs {name}.npy, which the artifact lacks")
     return map_npy(artifact.directory / f"{name}.npy")

@@ -1,8 +1,8 @@
 """Products of a few long rows about their mean, formed over ranges of columns: nothing grows with the row's length.
 
-``B`` is the matrix ``X - mean`` ``[n, D]``. Every range of columns is shifted by its first row, then by the mean of what
-is left, *before* it is multiplied: where rows differ by a millionth of their size, a product centred afterwards has
-lost what they differ in.
+``B`` is the matrix ``X - mean`` ``[n, D]``. Every range of columns is shifted by its first row, then by the mean of
+what is left, *before* it is multiplied: where rows differ by a millionth of their size, a product centred afterwards
+has lost what they differ in.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,8 @@ class CentredColumns:
     """``B`` of a source of columns, with what its passes leave: mean, norms, products with the mean.
 
     Fields: ``means [2]``, squared norms of the mean in the fitted space and of the raw mean in the fitted scale;
-    ``along [n, 2]``, products of the rows of ``B`` with both; ``squares [n]``, squared norms of the rows of ``B``; float64.
+    ``along [n, 2]``, products of the rows of ``B`` with both; ``squares [n]``, squared norms of the rows of ``B``;
+    float64.
     """
 
     def __init__(
@@ -120,6 +121,20 @@ class CentredColumns:
         self._run("lift", {"inner": inner}, visit, self._block)
         return inner
 
+    def scores(self, components: Writer) -> Tensor:
+        """Return ``B W`` ``[n, k]`` float64 of the components as they were written: one read."""
+        total = torch.zeros(self.n_rows, components.shape[1], dtype=torch.float64)
+
+        def visit(first: int, columns: Tensor) -> None:
+            """Project one block."""
+            for centred in self._centred(first, columns.T):
+                rows = components.read(first, centred.shape[1]).to(self._device)
+                first += len(rows)
+                total.add_((centred @ rows).cpu())
+
+        self._run("scores", {"total": total}, visit, self._block)
+        return total
+
     def residuals(self, scores: Tensor, components: Writer) -> Tensor:
         """Return ``||b_i - W s_i||^2`` ``[n]`` float64 for scores ``[n, k]``, from differences: one read."""
         squares = torch.zeros(self.n_rows, dtype=torch.float64)
@@ -148,23 +163,24 @@ class CentredColumns:
         """Yield ``B`` by pieces ``[n, c]`` that fit a cache, writing the mean and adding up what depends on it."""
         for piece in block.split(self._width, dim=1):
             width = piece.shape[1]
-            shift = piece[0].clone()
+            piece = piece.to(self._device)
+            shift = piece[0]
             centred = piece - shift
             left = centred.mean(0)
             centred -= left
             mean = shift + left
             self._mean.append(mean)
-            both = torch.stack([mean, mean + self._offset[first : first + width].float()])
-            self.means += both.double().square().sum(1)
-            self.along += (centred @ both.T).double()
-            yield centred.to(self._device)
+            both = torch.stack([mean, mean + self._offset[first : first + width].to(self._device, torch.float32)])
+            self.means += both.double().square().sum(1).cpu()
+            self.along += (centred @ both.T).double().cpu()
+            yield centred
             first += width
 
     def _centred(self, first: int, block: Tensor) -> Iterator[Tensor]:
         """Yield ``B`` by pieces once more, from the stored mean."""
         for piece in block.split(self._width, dim=1):
             mean = self._mean.read(first, piece.shape[1])
-            yield (piece - mean).to(self._device)
+            yield piece.to(self._device) - mean.to(self._device)
             first += piece.shape[1]
 
     def _refuse(self, first: int, block: Tensor) -> None:
@@ -180,8 +196,8 @@ class CentredColumns:
         locate = getattr(self._source, "locate", None)
         place = (locate(row, first + column) if locate else "") or f"row {row}, feature {first + column}"
         raise DataError(
-            f"{place} is {value}; {count} entries in this range of {block.shape[1]} features are not finite: repair them "
-            "or leave those rows out"
+            f"{place} is {value}; {count} entries in this range of {block.shape[1]} features are not finite: repair "
+            "them or leave those rows out"
         )
 
 

@@ -1,9 +1,10 @@
 """Three ways to the principal components of long rows: from the moments, from the Gram matrix, from a sketch."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from eigenloom.store.snapshots import Snapshots
 
 DUAL_ROWS = 1024
 ORTHONORMAL = 1e-5
+_REPAIRED = 1e-6
 _RANK_TOL = 1e-7
 _CANCELLED = 1e-6
 _PIECE = 1 << 16
@@ -82,14 +84,11 @@ def fit_covariance(batches: Batches, request: Request) -> Fields:
     total = variance.sum().item()
     uncentred = moments.mean + standardization.mean / standardization.scale
     mean, components = request.writers(batches.n_features)
-    rows = orient(vectors[: request.n_components], uncentred, total).T.float()
-    for writer, values in ((mean, moments.mean.float()), (components, rows.contiguous())):
-        writer.begin()
-        writer.append(values)
+    rows = orient(vectors[: request.n_components], uncentred, total).T.float().contiguous()
     none = torch.empty(0, dtype=torch.float64)
     return {
-        "components": components.publish(),
-        "mean": mean.publish(),
+        "components": _written(components, rows),
+        "mean": _written(mean, moments.mean.float()),
         "explained_variance": variance[: request.n_components].clone(),
         "scores": torch.empty(0, request.n_components),
         "norms": none,
@@ -97,7 +96,7 @@ def fit_covariance(batches: Batches, request: Request) -> Fields:
         "residuals": none.clone(),
         "total_variance": total,
         "method": "covariance",
-        "orthonormality_error": deviation(gram(rows.contiguous()).double()),
+        "orthonormality_error": deviation(gram(rows)),
         "sketch_width": 0,
     }
 
@@ -108,7 +107,9 @@ def fit_dual(batches: Batches | ColumnBlocks, request: Request) -> Fields:
     source = columns_of(batches)
     mean, components = request.writers(source.n_features)
     offset = _offset(standardization)
-    with Snapshots(request.resume, request.identity(batches, "dual")) as snapshots:
+    with (
+        closing(mean), closing(components), Snapshots(request.resume, request.identity(batches, "dual")) as snapshots
+    ):  # fmt: skip
         passes = Passes(snapshots, {"gram": mean, "lift": components}, request.progress, "column")
         columns = CentredColumns(source, passes, mean, offset, request.block_size, request.device)
         products = columns.products()
@@ -134,13 +135,18 @@ def fit_srht(batches: Batches | ColumnBlocks, request: Request) -> Fields:
     offset = _offset(standardization)
     k = request.n_components
     operator = SRHT(request.seed, batches.n_features, request.sketch_width, request.block_size)
-    with Snapshots(request.resume, request.identity(batches, "srht")) as snapshots:
-        if isinstance(batches, Batches) and not (isinstance(batches, ColumnBlocks) and batches.n_rows <= DUAL_ROWS):
-            passes = Passes(snapshots, {}, request.progress, "row")
-            rows: CentredRows | CentredColumns = CentredRows(batches, passes, mean, offset, request.device)
-        else:
+    by_columns = isinstance(batches, ColumnBlocks) and not (isinstance(batches, Batches) and batches.n_rows > DUAL_ROWS)
+    with (
+        closing(mean), closing(components), Snapshots(request.resume, request.identity(batches, "srht")) as snapshots
+    ):  # fmt: skip
+        rows: CentredColumns | CentredRows
+        if by_columns:
             passes = Passes(snapshots, {"sketch": mean, "lift": components}, request.progress, "column")
-            rows = CentredColumns(batches, passes, mean, offset, request.block_size, request.device)
+            source = cast(ColumnBlocks, batches)
+            rows = CentredColumns(source, passes, mean, offset, request.block_size, request.device)
+        else:
+            passes = Passes(snapshots, {}, request.progress, "row")
+            rows = CentredRows(cast(Batches, batches), passes, mean, offset, request.device)
         left, spectrum = left_vectors(rows.sketch(operator), 2 * k)
         refuse_constant_spectrum(spectrum, batches)
         refuse_rank(spectrum, k, batches)
@@ -172,7 +178,7 @@ def left_vectors(sketch: Tensor, n_vectors: int) -> tuple[Tensor, Tensor]:
 
 
 def whitener(inner: Tensor) -> Tensor:
-    """Return ``A [l, m]`` with ``A^T inner A = I``, leaving out directions that are null: a CholeskyQR that cannot fail."""
+    """Return ``A [l, m]`` with ``A^T inner A = I``, leaving out null directions: a CholeskyQR that cannot fail."""
     spectrum, vectors = descending_eigh(inner)
     kept = int((spectrum > _RANK_TOL * spectrum[0]).sum())
     return vectors[:kept].T / spectrum[:kept].sqrt()
@@ -197,8 +203,10 @@ def _lifted(
     rotation, scores = rotation * flips, scores * flips
     inner = rows.lift(left, rotation, components)
     again = None
-    if deviation(inner) > ORTHONORMAL:  # the second CholeskyQR, needed where the last variances are near rounding
+    if deviation(inner) > _REPAIRED:  # the second CholeskyQR, needed where the last variances are near rounding
         again = torch.linalg.inv(torch.linalg.cholesky(inner)).T
+        if deviation(inner) > ORTHONORMAL:  # then the scores are not quite those of what was written
+            scores = rows.scores(components)
         scores = scores @ again
     squares = rows.squares - scores.square().sum(1)
     if (squares < _CANCELLED * rows.squares).any():
@@ -237,8 +245,8 @@ def refuse_rank(spectrum: Tensor, n_components: int, batches: Batches | ColumnBl
     rank = int((spectrum > _RANK_TOL * spectrum[0]).sum())
     if n_components > rank:
         raise DataError(
-            f"{batches.n_rows} rows vary in {rank} directions only, fewer than n_components: {n_components}, and further "
-            "ones would be arbitrary; lower it"
+            f"{batches.n_rows} rows vary in {rank} directions only, fewer than n_components: {n_components}, and "
+            "further ones would be arbitrary; lower it"
         )
 
 
@@ -250,6 +258,14 @@ def refuse_constant_spectrum(squares: Tensor, batches: Batches | ColumnBlocks) -
     """
     if not squares.any():
         raise DataError(f"all {batches.n_features} features are constant over {batches.n_rows} rows: nothing to fit")
+
+
+def _written(writer: Writer, values: Tensor) -> Tensor:
+    """Write all rows at once and publish them."""
+    with closing(writer):
+        writer.begin()
+        writer.append(values)
+        return writer.publish()
 
 
 def _offset(standardization: Standardization) -> Tensor:

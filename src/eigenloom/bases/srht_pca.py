@@ -1,6 +1,6 @@
 """Principal components of rows of any length: exact where rows or features are few, sketched by an SRHT beyond."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self, final
@@ -8,15 +8,15 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from eigenloom.bases.base import SILENT, Basis, memory_mapped
+from eigenloom.bases.base import SILENT, Basis, MemoryMapped
 from eigenloom.bases.projection import component_count
-from eigenloom.bases.srht_methods import DUAL_ROWS, ORTHONORMAL, Request, fit_covariance, fit_dual, fit_srht
+from eigenloom.bases.srht_methods import DUAL_ROWS, ORTHONORMAL, Fields, Request, fit_covariance, fit_dual, fit_srht
 from eigenloom.batches import Batches, ColumnBlocks
 from eigenloom.errors import ConfigError, DataError
 from eigenloom.moments import standardization_of
 from eigenloom.progress import Progress
 
-FITS = {"dual": fit_dual, "covariance": fit_covariance, "srht": fit_srht}
+FITS: dict[str, Callable[..., Fields]] = {"dual": fit_dual, "covariance": fit_covariance, "srht": fit_srht}
 COVARIANCE_FEATURES = 8192
 _HELD_BYTES = 1 << 30
 _STREAMED = 1 << 22
@@ -27,19 +27,19 @@ _STREAMED = 1 << 22
 class SRHTPCA(Basis):
     """Principal components ``W`` of rows that may have millions of features.
 
-    Fields: ``components [D, k]`` (orthonormal *columns*) and ``mean [D]``, float32, kept as ``.npy`` files and mapped;
+    Fields: ``components [D, k]`` (orthonormal *columns*) and ``mean [D]``, float32, mapped where they are files;
     ``explained_variance [k]`` float64, divisor ``n - 1``; ``scores [n, k]`` float32, the codes of the fitted rows;
     ``norms``, ``centred_norms`` and ``residuals`` ``[n]`` float64: of each fitted row ``||x||``, ``||x - mean||`` and
-    ``||x - decode(encode(x))||``; these four have no rows under ``covariance``, which reads rows once. ``total_variance``
-    of all D features; ``method``, as resolved; ``orthonormality_error``, the largest entry of ``W^T W - I``;
-    ``sketch_width``, 0 where nothing was sketched; ``seed``, of the sketch.
+    ``||x - decode(encode(x))||``; these four have no rows under ``covariance``, which reads rows once.
+    ``total_variance`` of all D features; ``method``, as resolved; ``orthonormality_error``, the largest entry of
+    ``W^T W - I``; ``sketch_width``, 0 where nothing was sketched; ``seed``, of the sketch.
     """
 
     kind: ClassVar[str] = "srht_pca"
     geometry: ClassVar[str] = "projection"
 
-    components: Tensor = memory_mapped()
-    mean: Tensor = memory_mapped()
+    components: MemoryMapped
+    mean: MemoryMapped
     explained_variance: Tensor
     scores: Tensor
     norms: Tensor
@@ -101,7 +101,9 @@ class SRHTPCA(Basis):
                 f"{batches.n_rows} rows span at most {batches.n_rows - 1} directions about their mean, fewer than "
                 f"n_components: {n_components}; lower it or add rows"
             )
-        request = Request(n_components, seed, device, resume, progress, block_size, r_factor, power_iter, components_out)
+        request = Request(
+            n_components, seed, device, resume, progress, block_size, r_factor, power_iter, components_out
+        )
         fitted = FITS[_resolved(method, batches)](batches, request)
         return cls(standardization=standardization_of(batches), seed=seed, **fitted)
 
@@ -131,7 +133,7 @@ class SRHTPCA(Basis):
         return out
 
     def code_energies(self, z: Tensor) -> Tensor | None:
-        """Return ``z^2``: what each entry of ``[b, k]`` takes off the squared error; None if not orthonormal to 1e-5."""
+        """Return ``z^2``: what each entry of ``[b, k]`` takes off the squared error; None if not orthonormal."""
         return z.float() ** 2 if self.orthonormality_error <= ORTHONORMAL else None
 
     def _ranges(self, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -158,7 +160,7 @@ def _resolved(method: str, batches: Batches | ColumnBlocks) -> str:
         raise ConfigError("method: covariance walks over rows, and this source offers columns only; use dual or srht")
     if method == "dual" and not (by_columns or fits_memory):
         raise ConfigError(
-            f"method: dual needs the columns of all rows at once: {batches.n_rows} rows of {batches.n_features} numbers "
-            "that come as a stream of rows do not fit into memory; use srht, or a source that offers columns"
+            f"method: dual needs the columns of all rows at once: {batches.n_rows} rows of {batches.n_features} "
+            "numbers that come as a stream of rows do not fit into memory; use srht, or a source that offers columns"
         )
     return method

@@ -105,6 +105,18 @@ class CentredRows:
             inner += gram(rows)
         return inner
 
+    def scores(self, components: Writer) -> Tensor:
+        """Return ``B W`` ``[n, k]`` float64 of the components as they were written: one read."""
+        total = torch.zeros(self.n_rows, components.shape[1], dtype=torch.float64)
+        columns = components.read(0, self._width).to(self._device)
+
+        def visit(first: int, rows: Tensor) -> None:
+            """Project one block of rows."""
+            total[first : first + len(rows)] = (self._centred(rows) @ columns).cpu().double()
+
+        self._run("scores", {"total": total}, visit)
+        return total
+
     def residuals(self, scores: Tensor, components: Writer) -> Tensor:
         """Return ``||b_i - W s_i||^2`` ``[n]`` float64 for scores ``[n, k]``, from differences: one read."""
         squares = torch.zeros(self.n_rows, dtype=torch.float64)

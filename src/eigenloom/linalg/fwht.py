@@ -47,8 +47,10 @@ def fwht(x: Tensor, out: Tensor | None = None) -> Tensor:
         raise ConfigError(f"fwht: out must be contiguous, {tuple(x.shape)} {x.dtype} on {x.device}")
     if x.device.type != "cpu":
         return out.copy_(fwht_by_factors(x.reshape(-1, n)).view(x.shape))
-    if out.data_ptr() != x.data_ptr():
+    if out is not x:
         out.copy_(x)
+    if not x.numel():
+        return out
     rows = out.view(-1, n)
     if x.dtype == torch.float32 and (kernel := compiled(build=x.numel() >= _WORTH_COMPILING)) is not None:
         kernel(rows)

@@ -19,10 +19,11 @@ _HELD = 1 << 22
 class SRHT:
     """The linear map ``R`` from ``n_features`` to ``width`` numbers, ``E ||R x||^2 = ||x||^2``.
 
-    The vector is cut into blocks of ``block_size``; the last is padded with zeros to a power of two. Block ``b`` of length
-    ``m`` contributes ``sqrt(m / width) P H D x_b``, with ``D`` random signs, ``H`` the orthogonal Hadamard matrix and ``P``
-    a choice of ``width`` of its ``m`` rows without replacement; the contributions are *added*. Signs and choice are a
-    function of ``(seed, "sketch", b)``, so that every vector in every process meets the same map, and none is stored.
+    The vector is cut into blocks of ``block_size``; the last is padded with zeros to a power of two. Block ``b`` of
+    length ``m`` contributes ``sqrt(m / width) P H D x_b``, with ``D`` random signs, ``H`` the orthogonal Hadamard
+    matrix and ``P`` a choice of ``width`` of its ``m`` rows without replacement; the contributions are *added*. Signs
+    and choice are a function of ``(seed, "sketch", b)``: every vector in every process meets the same map, and none
+    of it is stored.
     """
 
     seed: int

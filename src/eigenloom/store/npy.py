@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class NpyWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._header = _header(shape)
         self._row_bytes = 4 * int(np.prod(shape[1:], dtype=np.int64))
+        self._file: BinaryIO | None = None
 
     def holds(self, n_rows: int) -> bool:
         """Say whether an earlier process left this file with at least so many rows."""
@@ -45,11 +47,11 @@ class NpyWriter:
         """
         with explained(self._partial):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("r+b" if n_rows else "w+b")
+            file = self._file = self._partial.open("r+b" if n_rows else "w+b")
             if not n_rows:
-                self._file.write(self._header)
-            self._file.truncate(len(self._header) + n_rows * self._row_bytes)
-            self._file.seek(0, os.SEEK_END)
+                file.write(self._header)
+            file.truncate(len(self._header) + n_rows * self._row_bytes)
+            file.seek(0, os.SEEK_END)
 
     def append(self, rows: Tensor) -> None:
         """Write the next rows ``[b, ...]``.
@@ -58,23 +60,23 @@ class NpyWriter:
             StoreError: the disk is full.
         """
         with explained(self._partial):
-            self._file.write(np.ascontiguousarray(rows.detach().cpu().numpy(), dtype="<f4").data)
+            self._open.write(np.ascontiguousarray(rows.detach().cpu().numpy(), dtype="<f4").data)
 
     def read(self, first: int, count: int) -> Tensor:
         """Return rows that were written, ``[count, ...]``; the next ``append`` still goes to the end."""
+        data = bytearray(count * self._row_bytes)
         with explained(self._partial):
-            self._file.seek(len(self._header) + first * self._row_bytes)
-            data = bytearray(count * self._row_bytes)
-            if self._file.readinto(data) != len(data):
+            self._open.seek(len(self._header) + first * self._row_bytes)
+            if self._open.readinto(data) != len(data):  # type: ignore[attr-defined]  # of buffered files
                 raise StoreError(f"{self._partial}: is shorter than what was written to it; run the same command again")
-            self._file.seek(0, os.SEEK_END)
+            self._open.seek(0, os.SEEK_END)
         return torch.frombuffer(data, dtype=torch.float32).view(count, *self.shape[1:])
 
     def sync(self) -> None:
         """Make what was written durable, before a snapshot counts on it."""
         with explained(self._partial):
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._open.flush()
+            os.fsync(self._open.fileno())
 
     def state(self) -> dict[str, Tensor]:
         """Return what a snapshot has to carry: nothing, the rows are in the file."""
@@ -84,19 +86,31 @@ class NpyWriter:
         """Give the file its name, every row times ``rotation [k, k]`` if given; return it memory-mapped."""
         self.sync()
         if rotation is None:
-            self._file.close()
             with explained(self.path):
                 os.replace(self._partial, self.path)
         else:
             piece = max(1, _PIECE // self._row_bytes)
-            with atomic_file(self.path) as file:
+            with atomic_file(self.path.with_name(f".{self.path.name}.rotated")) as file:
                 file.write(self._header)
                 for first in range(0, self.shape[0], piece):
                     rows = self.read(first, min(piece, self.shape[0] - first))
                     file.write((rows.double() @ rotation).float().numpy().data)
-            self._file.close()
+            os.replace(self.path.with_name(f".{self.path.name}.rotated"), self.path)
             self._partial.unlink()
+        self.close()
         return map_npy(self.path)
+
+    def close(self) -> None:
+        """Let go of the file, which stays for another process if it was not published."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def _open(self) -> BinaryIO:
+        """The file between ``begin`` and ``close``."""
+        assert self._file is not None, "begin comes first"
+        return self._file
 
 
 class MemoryRows:
@@ -104,7 +118,7 @@ class MemoryRows:
 
     def __init__(self, shape: tuple[int, ...]):
         """Reserve the tensor."""
-        self._rows, self._done = torch.zeros(shape), 0
+        self.shape, self._rows, self._done = shape, torch.zeros(shape), 0
 
     def holds(self, n_rows: int) -> bool:
         """A snapshot carries the rows itself."""
@@ -131,6 +145,9 @@ class MemoryRows:
         """Return what a snapshot has to carry."""
         return {"rows": self._rows}
 
+    def close(self) -> None:
+        """Nothing to do."""
+
     def publish(self, rotation: Tensor | None = None) -> Tensor:
         """Return the tensor, every row times ``rotation [k, k]`` if given."""
         return self._rows if rotation is None else (self._rows.double() @ rotation).float()
@@ -146,7 +163,7 @@ def map_npy(path: str | Path) -> Tensor:
     with explained(path):
         try:
             array = np.load(path, mmap_mode="c", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise StoreError(f"{path}: is not a .npy array ({error}); run the rule that makes it again") from None
     if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
         raise StoreError(f"{path}: is not one .npy array in C order; run the rule that makes it again")
