@@ -1,5 +1,5 @@
 /* The Walsh-Hadamard transform of rows of floats, in place: additions in the order of the plain butterfly, whatever the
-   blocking, so that the bits are those of every other implementation that pairs 1, 2, 4, ... apart in this order. */
+   blocking, so that a check against one can ask for equal bits. */
 
 #include <stddef.h>
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,18 +23,15 @@ logger = logging.getLogger("eigenloom")
 Kernel = Callable[[Tensor], None]
 FLAGS = ("-O3", "-march=native", "-fno-fast-math", "-shared", "-fPIC")
 _SECONDS = 60
-_built: list[Kernel | None] = []
 
 
-def compiled(build: bool) -> Kernel | None:
+@cache
+def compiled() -> Kernel | None:
     """Return the transform of contiguous float32 rows ``[b, n]`` in place, None where it is not to be had.
 
-    ``build`` says whether it is worth half a second of compiling if that has not been tried yet. The environment
-    variable ``EIGENLOOM_COMPILE=0`` forbids it.
+    The first call takes half a second. The environment variable ``EIGENLOOM_COMPILE=0`` forbids it.
     """
-    if not _built and build:
-        _built.append(_build() if os.environ.get("EIGENLOOM_COMPILE", "1") != "0" else None)
-    return _built[0] if _built else None
+    return None if os.environ.get("EIGENLOOM_COMPILE", "1") == "0" else _build()
 
 
 def _build() -> Kernel | None:
