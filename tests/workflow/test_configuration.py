@@ -81,6 +81,7 @@ def test_defaults_come_from_the_kind_alone():
 
 SCENES, STARS = "sources/scenes", "sources/stars"
 CUT = {"images": "scenes", "n_examples": 10}
+COLLECTION = "weights/collections/trajectory"
 BAD_VALUES = [
     ("bases/kmeans-256/n_clutsers", 3, "bases.kmeans-256: unknown key `n_clutsers`; did you mean `n_clusters`?"),
     ("sede", 1, "unknown key `sede`; did you mean `seed`?"),
@@ -96,7 +97,7 @@ BAD_VALUES = [
     ("bases", {}, "bases: is empty, at least 1 entry is needed"),
     ("bases", None, "bases: null is not a mapping"),
     ("bases/pca", {"kind": "pcs"}, "bases.pca.kind: 'pcs' is not a choice; did you mean `pca`?"),
-    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca, kernel_pca, robust_pca, srht"),
+    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca, kernel_pca, robust_pca"),
     ("bases/pca", 3, "bases.pca: 3 is not a mapping"),
     ("probe/l2", "1e-8", "probe.l2: '1e-8' is not a number; YAML wants a dot before the exponent, as in 1.0e-8"),
     ("bases/robust-pca/noise_std", "1e-2", "noise_std: `1e-2` is neither a number (YAML wants"),
@@ -159,6 +160,14 @@ CONTRADICTIONS = [
     (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
     (f"{SCENES}/images/scenes/digits", [4, 2], "sources.scenes.images.scenes.digits: 4 is more than 2"),
     (f"{SCENES}/images/scenes/zooms", [9], "images.scenes.zooms: a digit of 72 pixels does not fit a canvas of 64"),
+    ("weights/runs/gentle/source", "x", "weights.runs.gentle.source: `x` trains no network; sources that do: scenes"),
+    ("weights/runs/reseeded/steps", 15, "weights.runs.reseeded.steps: 15 steps cannot leave 16 checkpoints"),
+    (f"{COLLECTION}/source", "x", "collections.trajectory.source: `x` trains no network; sources that do: scenes"),
+    (f"{COLLECTION}/runs", ["y"], "trajectory.runs: no run of scenes is called `y`; known: reseeded, gentle"),
+    (f"{COLLECTION}/n_components", 12, "n_components: 12, but 12 fitted checkpoints have rank 11"),
+    (f"{COLLECTION}/k", [9], "weights.collections.trajectory.k: 9 is more than n_components, 8"),
+    (f"{COLLECTION}/block_size", 3000, "weights.collections.trajectory.block_size: 3000 is no power of two"),
+    (f"{COLLECTION}/held_out", 99, "trajectory.held_out: none of 16 checkpoints would be left out"),
 ]  # fmt: skip
 
 
