@@ -16,7 +16,9 @@ def test_every_kind_is_where_the_registry_says():
 
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'kmaens' is not a kind of basis; known: kmeans, pca, random_directions, robust_pca"):
+    with pytest.raises(
+        ConfigError, match="'kmaens' is not a kind of basis; known: kmeans, pca, random_directions, robust_pca"
+    ):
         find_kind("kmaens")
 
 
