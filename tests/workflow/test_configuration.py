@@ -97,7 +97,7 @@ BAD_VALUES = [
     ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca, robust_pca"),
     ("bases/pca", 3, "bases.pca: 3 is not a mapping"),
     ("probe/l2", "1e-8", "probe.l2: '1e-8' is not a number; YAML wants a dot before the exponent, as in 1.0e-8"),
-    ("bases/robust-pca/noise_std", "1e-2", "noise_std: `1e-2` is neither a number (YAML wants a dot before an exponent)"),
+    ("bases/robust-pca/noise_std", "1e-2", "noise_std: `1e-2` is neither a number (YAML wants a dot before"),
     ("bases/robust-pca/noise_std", -1, "bases.robust-pca.noise_std: -1 is below the least value 0"),
     ("probe/l2", 0, "probe.l2: 0 is not above 0"),
     ("probe/bins", 1000000, "probe.bins: 1000000 is above the greatest value 65536"),
