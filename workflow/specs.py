@@ -9,7 +9,10 @@ from typing import Any
 
 from eigenloom.bases.registry import find_kind
 from eigenloom.provenance import canonical_json, code_digest
-from plan import Plan, Wildcards
+from image_source import ImageSource
+from plan import Plan
+from source import Wildcards
+from spectra_source import STYLE, SpectraSource
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
@@ -34,9 +37,21 @@ class Specs:
         own = {} if rule in ("join_codes", "score") else {"kind": kind}
         return canonical_json({**getattr(self, rule)(wildcards), "code": code(rule, own.get("kind"))})
 
+    def _images(self, w: Wildcards) -> ImageSource:
+        """Return the source of a job on images."""
+        source = self.plan.sources[w["source"]]
+        assert isinstance(source, ImageSource)
+        return source
+
+    def _spectra(self, w: Wildcards) -> SpectraSource:
+        """Return the source of a job on spectra."""
+        source = self.plan.sources[w["source"]]
+        assert isinstance(source, SpectraSource)
+        return source
+
     def draw(self, w: Wildcards) -> dict[str, Any]:
         """Which images of which set, in an order that the seed decides."""
-        source = self.plan.sources[w["source"]]
+        source = self._images(w)
         cut = source.config["splits"][w["split"]]
         sizes = {"n_examples": cut["n_examples"], "first": cut["first"]}
         images = dict(source.images(w["split"]))
@@ -48,7 +63,7 @@ class Specs:
 
     def train(self, w: Wildcards) -> dict[str, Any]:
         """The network and its training."""
-        source = self.plan.sources[w["source"]]
+        source = self._images(w)
         preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
         model = {**source.model, "preprocess": preprocess}
         return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"]}
@@ -60,26 +75,54 @@ class Specs:
             "source": w["source"],
             "split": w["split"],
             "shard": int(w["part"]),
-            "layers": source.config["layers"],
+            "layers": source.layer_numbers,
             "n_examples": source.n_examples(w["split"]),
             **source.config["record"],
         }
 
     def label(self, w: Wildcards) -> dict[str, Any]:
         """How patches get their labels."""
-        source = self.plan.sources[w["source"]]
+        source = self._images(w)
         geometry = {"resize": source.model["preprocess"]["resize"], "n_patches": source.n_tokens}
         return {**w, "patch": source.model["patch"], "preprocess": geometry, "rule": source.config["labels"]}
+
+    def simulate(self, w: Wildcards) -> dict[str, Any]:
+        """Stars and instrument."""
+        spectra = self._spectra(w).spectra
+        style = {key: spectra[key] for key in STYLE}
+        return {"seed": self.config["seed"], "n_spectra": spectra["n_spectra"], "style": style}
+
+    def list_spectra(self, w: Wildcards) -> dict[str, Any]:
+        """Which spectra of the file a split consists of, and how they are treated."""
+        source = self._spectra(w)
+        own = ("kind", "path", "keys")
+        return {
+            "seed": self.config["seed"],
+            **w,
+            "first": source.first(w["split"]),
+            "n_examples": source.n_examples(w["split"]),
+            "n_pixels": source.spectra["n_pixels"],
+            **{key: source.config[key] for key in ("bad_pixels", "normalise")},
+            "spectra": {key: value for key, value in source.spectra.items() if key in own},
+        }
+
+    def record_spectra(self, w: Wildcards) -> dict[str, Any]:
+        """One shard of recorded spectra."""
+        return self.record(w)
+
+    def label_spectra(self, w: Wildcards) -> dict[str, Any]:
+        """The label that is cut into classes."""
+        return {**w, **self.plan.sources[w["source"]].config["classes"]}
 
     def join_store(self, w: Wildcards) -> dict[str, Any]:
         """The description of a recording."""
         source = self.plan.sources[w["source"]]
         return {
             **w,
-            "layers": source.config["layers"],
+            "layers": source.layer_numbers,
             "n_examples": source.n_examples(w["split"]),
             "max_tokens_per_shard": source.config["record"]["max_tokens_per_shard"],
-            "ckpt": source.model_source,
+            "ckpt": source.origin,
             "family": FAMILY,
         }
 

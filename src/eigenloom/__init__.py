@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Basis": "eigenloom.bases.base",
+    "KernelPCA": "eigenloom.bases.kernel_pca",
     "KMeans": "eigenloom.bases.kmeans",
     "PCA": "eigenloom.bases.pca",
     "RandomDirections": "eigenloom.bases.random_directions",
@@ -20,6 +21,8 @@ _EXPORTS = {
     "Batches": "eigenloom.batches",
     "ArrayRows": "eigenloom.sources.arrays",
     "ActivationRows": "eigenloom.sources.activations",
+    "Hdf5Rows": "eigenloom.sources.hdf5",
+    "SpectraRows": "eigenloom.sources.spectra",
     "Moments": "eigenloom.moments",
     "pcp": "eigenloom.linalg.pcp",
     "Standardization": "eigenloom.moments",

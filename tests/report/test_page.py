@@ -154,7 +154,7 @@ def test_the_network_stands_beside_its_bar(metrics, bar, words):
     said = model_sentence(Model(metrics, bar, {}))
     assert words in said
     assert "bar 0.000" not in said
-    assert model_sentence(None) == "not trained by this run"
+    assert model_sentence(None) == "activations of a network that this source did not train"
 
 
 def test_same_inputs_same_bytes(tree, page):

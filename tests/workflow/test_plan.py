@@ -24,7 +24,7 @@ def _one_digest(monkeypatch):
 
 
 def default() -> dict[str, Any]:
-    """The default configuration and, so that every key occurs, a source of folders and one basis more."""
+    """The default configuration and, so that every key occurs, sources of folders and of one's own spectra."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     config["sources"]["photos"] = {
         "images": {
@@ -39,6 +39,11 @@ def default() -> dict[str, Any]:
         },
         "model": {"kind": "trained", "source": "scenes"},
         "layers": [3],
+    }
+    config["sources"]["own"] = {
+        "kind": "spectra",
+        "spectra": {"kind": "hdf5", "path": "data/own.h5", "n_pixels": 512},
+        "splits": {"fit_train": {"n_examples": 900}, "fit_val": {"n_examples": 100}},
     }
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
@@ -72,7 +77,9 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 
 
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
-SEEDED = {"draw", "list_images", "train", "fit", "probe"}
+N = "bases/kernel-pca"
+STARS, OWN = "sources/stars", "sources/own"
+SEEDED = {"draw", "list_images", "train", "simulate", "list_spectra", "fit", "probe"}
 ENCODES = {"encode_label", "encode_topk", "encode_dense"}
 STORE = {"record", "join_store"}
 CODINGS = {"probe", "score"}
@@ -122,7 +129,25 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{S}/record/max_tokens_per_shard": (32500, {*STORE, "measure", *ENCODES}),
     f"{S}/record/batch_size": (50, {"record"}),
     f"{S}/record/forward_dtype": ("bfloat16", {"record"}),
+    f"{STARS}/spectra/n_spectra": (2500, {"simulate"}),
+    f"{STARS}/spectra/n_pixels": (256, {"simulate", "list_spectra", "evaluate", "encode_topk", *CODINGS}),
+    **{
+        f"{STARS}/spectra/{key}": (value, {"simulate"})
+        for key, value in {
+            "wavelength": [4000.0, 6000.0], "n_lines": 9, "line_seed": 1, "velocity": 0, "snr": [5, 6], "hit_rate": 0,
+            "hit_amplitude": 2,
+        }.items()
+    },
+    f"{OWN}/spectra/path": ("data/other.h5", {"list_spectra"}),
+    **{f"{OWN}/spectra/keys/{key}": ("x", {"list_spectra"}) for key in ("flux", "error", "wavelength", "labels")},
+    f"{STARS}/bad_pixels": ("mask", {"list_spectra"}),
+    f"{STARS}/normalise": ("continuum", {"list_spectra"}),
+    f"{STARS}/splits/probe_val/n_examples": (200, {"list_spectra", "record_spectra", "join_store"}),
+    f"{STARS}/splits/fit_train/n_examples": (900, {"list_spectra", "record_spectra", "join_store"}),
+    f"{STARS}/classes/label": ("M_H", {"label_spectra"}),
+    f"{STARS}/classes/bins": (4, {"label_spectra"}),
     f"{K}/n_clusters": (255, {"fit"}),
+    f"{K}/sources": (["scenes", "stars"], {"fit", "evaluate", *ENCODES, "join_codes", *CODINGS} - {"encode_topk"}),
     f"{K}/codings": (["onehot"], CODINGS),
     **{
         f"{K}/{key}": (value, {"fit"})
@@ -134,9 +159,19 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     },
     f"{P}/n_components": (16, {"fit", "evaluate", "encode_topk", *CODINGS}),
     f"{P}/codings": (["topk"], CODINGS),
+    f"{P}/sources": (["scenes"], {"fit", "evaluate", *ENCODES, "join_codes", *CODINGS} - {"encode_label"}),
     f"{P}/whiten": (True, {"fit"}),
     f"{P}/tol": (0.1, {"fit"}),
     f"{P}/rank_tol": (0.1, {"fit"}),
+    f"{N}/n_components": (16, {"fit", "evaluate", "encode_topk", *CODINGS}),
+    f"{N}/codings": (["topk"], CODINGS),
+    **{
+        f"{N}/{key}": (value, {"fit"})
+        for key, value in {
+            "n_landmarks": 99, "kernel": "poly", "gamma": 0.1, "degree": 2, "coef0": 0.5, "whiten": True, "ridge": 0.1,
+            "landmark_choice": "k-means++", "kernel_dtype": "float64", "rank_tol": 0.1, "preimage": "landmarks",
+        }.items()
+    },
     **{
         f"bases/robust-pca/{key}": (value, {"fit"})
         for key, value in {
@@ -174,8 +209,8 @@ def test_an_edit_of_a_key_changes_exactly_its_rules(path):
     assert {job[0] for job in jobs} == rules
     if path.startswith(K):
         assert all({"kmeans-256", "kmeans-256-random"} & set(job) for job in jobs)
-        assert any("kmeans-256-random" in job for job in jobs) == (path.endswith(("n_clusters", "codings")))
-    if path.startswith(P) and not path.endswith(("n_components", "codings")):
+        assert any("kmeans-256-random" in job for job in jobs) == (path.endswith(("n_clusters", "codings", "sources")))
+    if path.startswith(P) and not path.endswith(("n_components", "codings", "sources")):
         assert not any("pca-random" in job for job in jobs)
 
 
@@ -239,18 +274,26 @@ def test_default_numbers():
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
     large = ["topk-00256", "topk-01024"]
-    assert plan.dropped("scenes") == {"pca": large, "robust-pca": ["topk-00064", *large]}
+    too_many = ["topk-00064", *large]
+    assert plan.dropped("scenes") == {"pca": large, "kernel-pca": too_many, "robust-pca": too_many}
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
-    remark, other = plan.remarks()
-    assert other.startswith("bases.robust-pca: topk-00064")
-    assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
+    stars = plan.sources["stars"]
+    assert (stars.n_tokens, stars.width, stars.layers) == (1, 512, ["layer-00"])
+    assert [stars.n_shards(split) for split in stars.splits] == [1, 1, 1, 1]
+    assert [stars.first(split) for split in stars.splits] == [0, 1000, 1250, 1750]
+    assert plan.topk("pca", "stars") == [1, 4, 16, 64, 256]
+    assert plan.applied("kmeans-256") == plan.applied("kmeans-256-random") == ["scenes"]
+    remarks = list(plan.remarks())
+    assert "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out" in remarks
+    assert "bases.pca: topk-01024 would keep all entries of stars and are left out" in remarks
 
 
 def test_tiny_numbers():
     plan = plan_of(yaml.safe_load((ROOT / "workflow/experiments/tiny/config.yaml").read_text()))
-    (source,) = plan.sources.values()
-    assert source.n_tokens == 16
-    assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 1]
+    scenes, stars = plan.sources.values()
+    assert scenes.n_tokens == 16
+    assert [scenes.n_shards(split) for split in scenes.splits] == [4, 1, 2, 1]
+    assert [stars.n_shards(split) for split in stars.splits] == [2, 1, 1, 1]
 
 
 def test_floors_are_fitted_evaluated_and_probed_but_neither_encoded_nor_scored():
@@ -258,6 +301,8 @@ def test_floors_are_fitted_evaluated_and_probed_but_neither_encoded_nor_scored()
     assert plan.bases["pca-random"] == {"kind": "random_directions"}
     assert plan.bases["kmeans-256-random"]["n_clusters"] == 256
     assert plan.bases["kmeans-256-random"]["max_iter"] == 0
+    assert plan.bases["kernel-pca-random"]["directions"] == "random"
+    assert plan.n_elements("kernel-pca-random", "scenes") == plan.n_elements("kernel-pca", "scenes") == 64
 
     def of(rule: str) -> set[str]:
         return {job["basis"] for job in plan.jobs(rule)}
@@ -301,6 +346,19 @@ def test_specifications_hold_what_scripts_read():
         "source": "scenes", "split": "fit_train", "shard": 3, "layers": [1, 3], "n_examples": 2000,
         "max_tokens_per_shard": 65000, "batch_size": 100, "forward_dtype": "float32",
     }  # fmt: skip
+    stars = {"source": "stars", "split": "fit_val"}
+    assert specs.simulate({"source": "stars"})["style"]["n_pixels"] == 512
+    assert specs.list_spectra(stars) == {
+        "seed": 0, **stars, "first": 1000, "n_examples": 250, "n_pixels": 512, "bad_pixels": "refuse",
+        "normalise": "median", "spectra": {"kind": "simulated"},
+    }  # fmt: skip
+    own = specs.list_spectra({"source": "own", "split": "fit_val"})["spectra"]
+    keys = {"flux": "dataset/arrays/flux/value", "error": "auto", "wavelength": "auto", "labels": "dataset/params"}
+    assert own == {"kind": "hdf5", "path": "data/own.h5", "keys": keys}
+    assert specs.record_spectra({**stars, "part": "00000"}) == {
+        **stars, "shard": 0, "layers": [0], "n_examples": 250, "max_tokens_per_shard": 100000,
+    }  # fmt: skip
+    assert specs.label_spectra(stars) == {**stars, "label": "T_eff", "bins": 8}
     at = {**scenes, "layer": "layer-03", "split": "fit_val", "part": "00000"}
     assert specs.encode_topk({**at, "basis": "pca"})["stored_k"] == 64
     assert specs.encode_dense({**at, "basis": "kmeans-256"})["values"] == "squared-distance"
@@ -319,11 +377,12 @@ def test_cuts(n, size, expected):
 
 @pytest.mark.parametrize(
     ("device", "fit", "probe"),
-    [("cpu", "00", 0), ("mps", "00", 0), ("auto", "10", 1), ("cuda", "10", 1), ("cuda:1", "10", 1)],
+    [("cpu", "000", 0), ("mps", "000", 0), ("auto", "110", 1), ("cuda", "110", 1), ("cuda:1", "110", 1)],
 )  # fmt: skip
 def test_gpus_are_asked_for_where_the_device_may_be_one_and_the_kind_profits(device, fit, probe):
     plan = plan_of(default())
-    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in ("kmeans-256", "pca")) == fit
+    bases = ("kmeans-256", "kernel-pca", "pca")
+    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in bases) == fit
     assert plan.gpus("probe", device, {"basis": "pca"}) == probe
     assert plan.gpus("join_store", "cpu", {}) == 0
 
@@ -332,9 +391,23 @@ def test_a_source_without_labels_is_neither_probed_nor_scored():
     config = default()
     del config["sources"]["photos"]["splits"]["probe_train"], config["sources"]["photos"]["splits"]["probe_val"]
     plan = plan_of(config)
-    for rule in ("probe", "score", "label"):
-        assert {job["source"] for job in plan.jobs(rule)} == {"scenes"}
-    assert {job["source"] for job in plan.jobs("evaluate")} == {"scenes", "photos"}
+    for rule, labelled in (("probe", {"scenes", "stars"}), ("score", {"scenes", "stars"}), ("label", {"scenes"})):
+        assert {job["source"] for job in plan.jobs(rule)} == labelled
+    assert {job["source"] for job in plan.jobs("evaluate")} == {"scenes", "stars", "photos", "own"}
+
+
+def test_each_kind_of_source_has_rules_of_its_own():
+    plan = plan_of(default())
+    of = {rule: {job["source"] for job in plan.jobs(rule)} for rule in FAMILIES["spectra"] + FAMILIES["stores"]}
+    assert of == {
+        "simulate": {"stars"}, "list_spectra": {"stars", "own"}, "draw": {"scenes"}, "list_images": {"photos"},
+        "train": {"scenes"}, "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
+        "record_spectra": {"stars", "own"}, "label_spectra": {"stars"},
+        "join_store": {"scenes", "photos", "stars", "own"},
+    }  # fmt: skip
+    edges = {name: (source.examples_edge("fit_val"), source.model_edges()) for name, source in plan.sources.items()}
+    assert edges["stars"] == ("artifacts/stars/spectra/fit_val/meta.json", [])
+    assert edges["photos"] == ("artifacts/photos/images/fit_val/meta.json", ["artifacts/scenes/model/meta.json"])
 
 
 def test_draw_and_list_share_the_splits_between_them():

@@ -61,10 +61,10 @@ def figure(path, category="Figures"):
 
 
 def needs(rule, mem_mb, runtime, device="cpu"):
-    """Memory, growing with each attempt, minutes, and where the device may be a GPU that the work profits from, one."""
+    """Memory and minutes, growing with each attempt, and one GPU where the device may be one and the work profits."""
     return {
         "mem_mb": lambda wildcards, attempt: mem_mb * attempt,
-        "runtime": runtime,
+        "runtime": lambda wildcards, attempt: runtime * attempt,
         "gpu": lambda wildcards: plan.gpus(rule, device, dict(wildcards.items())),
         "device": device,
     }
@@ -98,6 +98,11 @@ def splits_of(rule):
     """The pattern of the splits whose images a rule makes; another rule makes the others at the same paths."""
     places = [f"(?<=/{job['source']}/images/){job['split']}" for job in plan.jobs(rule)]
     return "|".join(places) or "(?!)"
+
+
+def sources_of(rule):
+    """The pattern of the sources that a rule works for; another rule makes the same paths of the others."""
+    return "|".join(dict.fromkeys(job["source"] for job in plan.jobs(rule))) or "(?!)"
 
 
 def refuse_long_paths():

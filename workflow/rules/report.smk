@@ -28,6 +28,7 @@ rule render:
         reconstructions=outputs("evaluate", "reconstruction"),
         bases=outputs("fit", "meta"),
         models=outputs("train", "meta"),
+        spectra=outputs("list_spectra", "meta"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -45,9 +46,4 @@ rule render:
     params:
         spec=spec_for("render"),
     shell:
-        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models")
-
-
-localrules:
-    tabulate,
-    render,
+        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models", "spectra")

@@ -45,6 +45,8 @@ rule label:
         run="artifacts/{source}/saev/shards/{split}/labels.run.json",
     log:
         "logs/label/{source}/{split}.log",
+    wildcard_constraints:
+        source=sources_of("label"),
     conda:
         CPU
     threads: 1
