@@ -96,7 +96,7 @@ BAD_VALUES = [
     ("bases", {}, "bases: is empty, at least 1 entry is needed"),
     ("bases", None, "bases: null is not a mapping"),
     ("bases/pca", {"kind": "pcs"}, "bases.pca.kind: 'pcs' is not a choice; did you mean `pca`?"),
-    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca, kernel_pca, robust_pca"),
+    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca, kernel_pca, robust_pca, srht"),
     ("bases/pca", 3, "bases.pca: 3 is not a mapping"),
     ("probe/l2", "1e-8", "probe.l2: '1e-8' is not a number; YAML wants a dot before the exponent, as in 1.0e-8"),
     ("bases/robust-pca/noise_std", "1e-2", "noise_std: `1e-2` is neither a number (YAML wants"),

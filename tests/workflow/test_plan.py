@@ -46,6 +46,7 @@ def default() -> dict[str, Any]:
         "splits": {"fit_train": {"n_examples": 900}, "fit_val": {"n_examples": 100}},
     }
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
+    config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
     config["encode"]["materialize"] = ["label", "topk", "dense"]
     return config
@@ -179,6 +180,10 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
             "noise_std": "auto", "robust_iter": 2,
         }.items()
     },
+    "bases/long/method": ("srht", {"fit"}),
+    "bases/long/r_factor": (8.0, {"fit"}),
+    "bases/long/power_iter": (0, {"fit"}),
+    "bases/long/block_size": (1024, {"fit"}),
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -275,7 +280,12 @@ def test_default_numbers():
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
     large = ["topk-00256", "topk-01024"]
     too_many = ["topk-00064", *large]
-    assert plan.dropped("scenes") == {"pca": large, "kernel-pca": too_many, "robust-pca": too_many}
+    assert plan.dropped("scenes") == {
+        "pca": large,
+        "kernel-pca": too_many,
+        "robust-pca": too_many,
+        "srht-pca": too_many,
+    }
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
     stars = plan.sources["stars"]
     assert (stars.n_tokens, stars.width, stars.layers) == (1, 512, ["layer-00"])

@@ -77,7 +77,7 @@ class ShiftedGram:
             torch.maximum(self.maximum, piece.amax(0).to(home), out=self.maximum)
             piece.sub_(self.shift.to(block.device))
             self.sums += piece.sum(0).to(home)
-        self.products += _products(block)
+        self.products += gram(block)
         self.n_rows += len(block)
 
     def finite(self) -> bool:
@@ -158,8 +158,8 @@ def exact_mean(block: Tensor) -> Tensor:
         return torch.from_numpy(block.cpu().numpy().mean(0, dtype=np.float64))
 
 
-def _products(block: Tensor) -> Tensor:
-    """Return ``block^T block``."""
+def gram(block: Tensor) -> Tensor:
+    """Return ``block^T block`` ``[d, d]`` of a float32 block ``[b, d]``: float32 from BLAS syrk, float64 on CUDA."""
     if block.device.type == "cpu":
         x = block.numpy()
         with np.errstate(over="ignore", invalid="ignore"):  # found and named by finite() and mean_and_scatter()
