@@ -1,11 +1,13 @@
 """``docs/format.md`` says what the code does: its tables are parsed and compared with what is written."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from recordings import record
+from safetensors import safe_open
 
 from eigenloom.sources import spectra_edge
 from eigenloom.sources.simulated_spectra import BLOCK_ROWS, UNITS
@@ -95,6 +97,15 @@ def test_artifacts_have_the_documented_keys(tmp_path):
     assert re.findall('"([a-z0-9]+)"', rows["files"]) == list(meta["files"]["arrays.safetensors"])
     assert listed("Artifact", "Dtypes") == list(artifact.DTYPES.values())
     assert {path.name for path in tmp_path.iterdir()} == {"meta.json", "arrays.safetensors", "run.json"}
+
+
+def test_a_single_file_keeps_its_meta_under_the_documented_key(tmp_path):
+    artifact.write_single(tmp_path / "x.safetensors", kind="thing", parameters={}, arrays={"x": torch.zeros(2)})
+    (key,) = re.findall("header's key `([a-z]+)`", SECTIONS["Artifact"])
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert list(header) == [key] == [artifact.HEADER_KEY]
+    assert json.loads(header[key])["files"] == {}
 
 
 def test_choices():

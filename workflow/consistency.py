@@ -18,7 +18,7 @@ def contradictions(config: Config) -> list[str]:
     plan = Plan(config)
     for source in plan.sources.values():
         lines += source.contradictions()
-    return lines or list(_sizes(plan))
+    return lines or list(dict.fromkeys(_sizes(plan)))
 
 
 def _references(config: Config) -> Iterator[str]:
@@ -75,7 +75,12 @@ def _sizes(plan: Plan) -> Iterator[str]:
             n_clusters, n_components = entry.get("n_clusters") or 0, entry.get("n_components") or 0
             if n_clusters > n_rows:
                 yield f"bases.{name}.n_clusters: {n_clusters}, but fit_train of {source.name} has {n_rows} rows"
-            if n_components > source.width:
+            if (n_landmarks := entry.get("n_landmarks") or 0) > n_rows:
+                yield f"bases.{name}.n_landmarks: {n_landmarks}, but fit_train of {source.name} has {n_rows} rows"
+            if find_kind(entry["kind"]).beyond_width:
+                if 0 < n_landmarks < n_components:
+                    yield f"bases.{name}.n_components: {n_components}, but n_landmarks is {n_landmarks}"
+            elif n_components > source.width:
                 yield f"bases.{name}.n_components: {n_components}, but rows of {source.name} have length {source.width}"
             if not plan.sweep(name, source.name):
                 yield f"bases.{name}.codings: every k keeps all entries of {source.name}; add `dense` or a smaller k"

@@ -22,7 +22,7 @@ CODINGS_BY_GEOMETRY = {
 }  # fmt: skip
 PLANNING_KEYS = ("kind", "codings", "sources")
 """Keys of a basis that are no parameters of its fit."""
-GPU_FITS = ("kmeans",)
+GPU_FITS = ("kmeans", "kernel_pca", "robust_pca")
 """Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
     "spectra": ("simulate", "list_spectra"),
@@ -78,10 +78,13 @@ class Plan:
         return find_kind(self.bases[basis]["kind"]).geometry
 
     def n_elements(self, basis: str, source: str) -> int:
-        """Return the width of a code, as far as the configuration tells; at most the row length for projections."""
+        """Return the width of a code, as far as the configuration tells; mostly at most the row length."""
         entry = self.bases[basis]
         width = self.sources[source].width
-        return entry["n_clusters"] if "n_clusters" in entry else min(entry.get("n_components", width), width)
+        if "n_clusters" in entry:
+            return entry["n_clusters"]
+        n_components = entry.get("n_components", width)
+        return n_components if find_kind(entry["kind"]).beyond_width else min(n_components, width)
 
     def sweep(self, basis: str, source: str) -> dict[str, dict[str, Any]]:
         """Return the codings of a basis: name -> kind and parameters; a list of ``k`` makes one coding per entry.

@@ -11,9 +11,11 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Basis": "eigenloom.bases.base",
+    "KernelPCA": "eigenloom.bases.kernel_pca",
     "KMeans": "eigenloom.bases.kmeans",
     "PCA": "eigenloom.bases.pca",
     "RandomDirections": "eigenloom.bases.random_directions",
+    "RobustPCA": "eigenloom.bases.robust_pca",
     "load_basis": "eigenloom.bases.base",
     "save_basis": "eigenloom.bases.base",
     "Batches": "eigenloom.batches",
@@ -22,6 +24,7 @@ _EXPORTS = {
     "Hdf5Rows": "eigenloom.sources.hdf5",
     "SpectraRows": "eigenloom.sources.spectra",
     "Moments": "eigenloom.moments",
+    "pcp": "eigenloom.linalg.pcp",
     "Standardization": "eigenloom.moments",
     "StandardizedRows": "eigenloom.moments",
 }

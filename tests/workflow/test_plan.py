@@ -43,7 +43,7 @@ def default() -> dict[str, Any]:
     config["sources"]["own"] = {
         "kind": "spectra",
         "spectra": {"kind": "hdf5", "path": "data/own.h5", "n_pixels": 512},
-        "splits": {"fit_train": {"n_examples": 900}, "fit_val": {"n_examples": 100}},
+        "splits": {"fit_train": {"n_examples": 1100}, "fit_val": {"n_examples": 100}},
     }
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
@@ -78,6 +78,7 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
 STARS, OWN = "sources/stars", "sources/own"
+N = "bases/kernel-pca"
 SEEDED = {"draw", "list_images", "train", "simulate", "list_spectra", "fit", "probe"}
 ENCODES = {"encode_label", "encode_topk", "encode_dense"}
 STORE = {"record", "join_store"}
@@ -101,7 +102,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "sources/photos/splits/fit_val/images": ("masked", {"list_images", "label"}),
     f"{S}/splits/fit_val/n_examples": (300, {"draw", *STORE}),
     f"{S}/splits/probe_val/n_examples": (500, {"draw", *STORE, *ENCODES}),
-    f"{M}/width": (32, {"train", "evaluate", "encode_topk", *CODINGS}),
+    f"{M}/width": (64, {"train", "evaluate", "encode_topk", *CODINGS}),
     f"{M}/depth": (5, {"train"}),
     f"{M}/heads": (8, {"train"}),
     f"{M}/patch": (16, {"train", "label", "record", "measure", *ENCODES}),
@@ -142,7 +143,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{STARS}/bad_pixels": ("mask", {"list_spectra"}),
     f"{STARS}/normalise": ("continuum", {"list_spectra"}),
     f"{STARS}/splits/probe_val/n_examples": (200, {"list_spectra", "record_spectra", "join_store"}),
-    f"{STARS}/splits/fit_train/n_examples": (900, {"list_spectra", "record_spectra", "join_store"}),
+    f"{STARS}/splits/fit_train/n_examples": (1050, {"list_spectra", "record_spectra", "join_store"}),
     f"{STARS}/classes/label": ("M_H", {"label_spectra"}),
     f"{STARS}/classes/bins": (4, {"label_spectra"}),
     f"{K}/n_clusters": (255, {"fit"}),
@@ -162,6 +163,22 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{P}/whiten": (True, {"fit"}),
     f"{P}/tol": (0.1, {"fit"}),
     f"{P}/rank_tol": (0.1, {"fit"}),
+    f"{N}/n_components": (16, {"fit", "evaluate", "encode_topk", *CODINGS}),
+    f"{N}/codings": (["topk"], CODINGS),
+    **{
+        f"{N}/{key}": (value, {"fit"})
+        for key, value in {
+            "n_landmarks": 99, "kernel": "poly", "gamma": 0.1, "degree": 2, "coef0": 0.5, "whiten": True, "ridge": 0.1,
+            "landmark_choice": "k-means++", "kernel_dtype": "float64", "rank_tol": 0.1, "preimage": "landmarks",
+        }.items()
+    },
+    **{
+        f"bases/robust-pca/{key}": (value, {"fit"})
+        for key, value in {
+            "rank_guess": 9, "lambda_": 0.1, "tol": 0.1, "gap_tol": 0.1, "max_iter": 9, "sample_rows": 99,
+            "noise_std": "auto", "robust_iter": 2,
+        }.items()
+    },
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -256,18 +273,20 @@ def test_default_numbers():
     assert [source.n_shards(split) for split in source.splits] == [4, 1, 2, 2]
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
-    assert plan.dropped("scenes") == {"pca": ["topk-00256", "topk-01024"]}
+    large = ["topk-00256", "topk-01024"]
+    too_many = ["topk-00064", *large]
+    assert plan.dropped("scenes") == {"pca": large, "kernel-pca": too_many, "robust-pca": too_many}
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
     stars = plan.sources["stars"]
     assert (stars.n_tokens, stars.width, stars.layers) == (1, 512, ["layer-00"])
     assert [stars.n_shards(split) for split in stars.splits] == [1, 1, 1, 1]
-    assert [stars.first(split) for split in stars.splits] == [0, 1000, 1250, 1750]
+    assert [stars.first(split) for split in stars.splits] == [0, 1100, 1350, 1750]
     assert plan.topk("pca", "stars") == [1, 4, 16, 64, 256]
     assert plan.applied("kmeans-256") == plan.applied("kmeans-256-random") == ["scenes"]
-    assert list(plan.remarks()) == [
-        "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out",
-        "bases.pca: topk-01024 would keep all entries of stars and are left out",
-    ]
+    assert "bases.pca: topk-01024 would keep all entries of stars and are left out" in list(plan.remarks())
+    remark, *others = (remark for remark in plan.remarks() if " of scenes " in remark)
+    assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
+    assert {other.partition(": topk-00064, ")[0] for other in others} == {"bases.kernel-pca", "bases.robust-pca"}
 
 
 def test_tiny_numbers():
@@ -283,6 +302,8 @@ def test_floors_are_fitted_evaluated_and_probed_but_neither_encoded_nor_scored()
     assert plan.bases["pca-random"] == {"kind": "random_directions"}
     assert plan.bases["kmeans-256-random"]["n_clusters"] == 256
     assert plan.bases["kmeans-256-random"]["max_iter"] == 0
+    assert plan.bases["kernel-pca-random"]["directions"] == "random"
+    assert plan.n_elements("kernel-pca-random", "scenes") == plan.n_elements("kernel-pca", "scenes") == 64
 
     def of(rule: str) -> set[str]:
         return {job["basis"] for job in plan.jobs(rule)}
@@ -329,7 +350,7 @@ def test_specifications_hold_what_scripts_read():
     stars = {"source": "stars", "split": "fit_val"}
     assert specs.simulate({"source": "stars"})["style"]["n_pixels"] == 512
     assert specs.list_spectra(stars) == {
-        "seed": 0, **stars, "first": 1000, "n_examples": 250, "n_pixels": 512, "bad_pixels": "refuse",
+        "seed": 0, **stars, "first": 1100, "n_examples": 250, "n_pixels": 512, "bad_pixels": "refuse",
         "normalise": "median", "spectra": {"kind": "simulated"},
     }  # fmt: skip
     own = specs.list_spectra({"source": "own", "split": "fit_val"})["spectra"]
@@ -357,11 +378,12 @@ def test_cuts(n, size, expected):
 
 @pytest.mark.parametrize(
     ("device", "fit", "probe"),
-    [("cpu", "00", 0), ("mps", "00", 0), ("auto", "10", 1), ("cuda", "10", 1), ("cuda:1", "10", 1)],
+    [("cpu", "000", 0), ("mps", "000", 0), ("auto", "110", 1), ("cuda", "110", 1), ("cuda:1", "110", 1)],
 )  # fmt: skip
 def test_gpus_are_asked_for_where_the_device_may_be_one_and_the_kind_profits(device, fit, probe):
     plan = plan_of(default())
-    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in ("kmeans-256", "pca")) == fit
+    bases = ("kmeans-256", "kernel-pca", "pca")
+    assert "".join(str(plan.gpus("fit", device, {"basis": basis})) for basis in bases) == fit
     assert plan.gpus("probe", device, {"basis": "pca"}) == probe
     assert plan.gpus("join_store", "cpu", {}) == 0
 

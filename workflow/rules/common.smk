@@ -61,10 +61,10 @@ def figure(path, category="Figures"):
 
 
 def needs(rule, mem_mb, runtime, device="cpu"):
-    """Memory, growing with each attempt, minutes, and where the device may be a GPU that the work profits from, one."""
+    """Memory and minutes, growing with each attempt, and one GPU where the device may be one and the work profits."""
     return {
         "mem_mb": lambda wildcards, attempt: mem_mb * attempt,
-        "runtime": runtime,
+        "runtime": lambda wildcards, attempt: runtime * attempt,
         "gpu": lambda wildcards: plan.gpus(rule, device, dict(wildcards.items())),
         "device": device,
     }

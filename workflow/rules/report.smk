@@ -47,8 +47,3 @@ rule render:
         spec=spec_for("render"),
     shell:
         command("render", "page", "tables", "metrics", "reconstructions", "bases", "models", "spectra")
-
-
-localrules:
-    tabulate,
-    render,

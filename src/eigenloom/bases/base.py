@@ -15,7 +15,7 @@ from eigenloom.batches import Batches
 from eigenloom.errors import MismatchError, StoreError
 from eigenloom.moments import Standardization
 from eigenloom.progress import Progress
-from eigenloom.store.artifact import Artifact, read_artifact, write_artifact
+from eigenloom.store.artifact import Artifact, read_artifact, read_single, write_artifact, write_single
 from eigenloom.store.atomic import read_json
 
 SILENT = Progress()
@@ -103,23 +103,27 @@ def save_basis(
 ) -> str:
     """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``.
 
-    ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin`` compares it later.
+    A path that ends in ``.safetensors`` becomes one file instead (see ``write_single``), without ``run``; the digest is
+    then that of the file. ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin``
+    compares it later.
     """
     arrays: dict[str, Tensor] = {}
     parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}
     _flatten(basis, "", arrays, parameters)
+    if Path(directory).suffix == ".safetensors":
+        return write_single(directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs)
     return write_artifact(
         directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs, run=run
     )
 
 
 def load_basis(path: str | Path, verify: bool = False) -> Basis:
-    """Load a basis of any registered kind from its directory or ``meta.json``.
+    """Load a basis of any registered kind from its directory, its ``meta.json``, or the one file it was saved as.
 
     Raises:
         StoreError: the artifact is damaged, of an unknown kind, or lacks a field.
     """
-    artifact = read_artifact(path, verify=verify)
+    artifact = read_single(path) if Path(path).suffix == ".safetensors" else read_artifact(path, verify=verify)
     return _build(basis_class(artifact.meta["kind"]), "", artifact)
 
 
