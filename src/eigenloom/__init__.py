@@ -22,6 +22,9 @@ _EXPORTS = {
     "Moments": "eigenloom.moments",
     "Standardization": "eigenloom.moments",
     "StandardizedRows": "eigenloom.moments",
+    "SpectraTEON": "eigenloom.optim.spectra_teon",
+    "spectra_shape": "eigenloom.optim.shape",
+    "orthogonalize": "eigenloom.linalg.orthogonalize",
 }
 
 
