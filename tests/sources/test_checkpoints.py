@@ -326,7 +326,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "spoil", "error", "words"), BAD, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(("name", "spoil", "error", "words"), BAD, ids=[words[-40:] for *_, words in BAD])
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, name, spoil, error, words):
     monkeypatch.chdir(tmp_path)
     spoil(tmp_path / name)

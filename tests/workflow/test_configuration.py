@@ -130,7 +130,7 @@ BAD_VALUES = [
 CONTRADICTIONS = [
     (f"{SCENES}/layers", [1, 4], "sources.scenes.layers: no layer 4; 0-based: the last of 4 is 3"),
     ("bases/pca/codings", ["onehot"], "pca.codings: `onehot` (onehot) does not fit pca, whose codes are projections"),
-    ("bases/pca/codings", ["tok"], "bases.pca.codings: no coding is called `tok`; those that fit: topk, dense"),
+    ("bases/pca/codings", ["tok"], "codings: no coding is called `tok`; those that fit: topk, matched, dense"),
     ("bases/kmeans-256/n_clusters", 128001, "n_clusters: 128001, but fit_train of scenes has 128000 rows"),
     ("bases/kernel-pca/n_landmarks", 1001, "n_landmarks: 1001, but fit_train of stars has 1000 rows"),
     ("bases/kernel-pca/n_components", 801, "bases.kernel-pca.n_components: 801, but n_landmarks is 800"),
@@ -142,7 +142,7 @@ CONTRADICTIONS = [
      "bases.pca.codings: every k keeps all entries of scenes; add `dense` or a smaller k"),
     ("codings/nearest-00016", {"kind": "dense"}, "`nearest-00016` is also made by codings.nearest"),
     ("bases/pca/sources", ["star"], "bases.pca.sources: no source is called `star`; known: scenes, stars"),
-    ("bases/kmeans-064/n_clusters", 1001, "kmeans-064.n_clusters: 1001, but fit_train of stars has 1000 rows"),
+    ("bases/kmeans-064/n_clusters", 128001, "kmeans-064.n_clusters: 128001, but fit_train of scenes has 128000 rows"),
     (f"{STARS}/classes", ..., "sources.stars.classes: probes need classes; name a label, as in `classes: {label"),
     (f"{STARS}/classes/label", "teff", "simulated stars have no `teff`; known: T_eff, log_g, M_H, rv, snr"),
     (f"{STARS}/classes/bins", [1, 3, 2], "sources.stars.classes.bins: [1, 3, 2] must ascend"),

@@ -47,6 +47,7 @@ def default() -> dict[str, Any]:
     }
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
+    config["bases"]["kernel-pca"]["codings"] = ["topk", "dense"]
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
     config["encode"]["materialize"] = ["label", "topk", "dense"]
     return config
@@ -298,13 +299,8 @@ def test_default_numbers():
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
     large = ["topk-00256", "topk-01024"]
-    too_many = ["topk-00064", *large]
-    assert plan.dropped("scenes") == {
-        "pca": large,
-        "kernel-pca": too_many,
-        "robust-pca": too_many,
-        "srht-pca": too_many,
-    }
+    assert plan.dropped("scenes") == {"pca": large}
+    assert list(plan.sweep("kernel-pca", "scenes")) == ["matched-00016", "dense"]
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
     stars = plan.sources["stars"]
     assert (stars.n_tokens, stars.width, stars.layers) == (1, 512, ["layer-00"])
