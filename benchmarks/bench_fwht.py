@@ -22,9 +22,9 @@ def run(full: bool) -> list[dict[str, Any]]:
 
 
 def compare_transforms(x: Tensor, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """In place where a path can; the error is relative to float64, in units of a row's norm."""
+    """From one array to another; the error is relative to float64, in units of a row's norm."""
     exact = butterfly(x[:1].double())
-    kernel, work, destination = compiled(), x.clone(), torch.empty_like(x)
+    kernel, work, destination = compiled(), torch.empty_like(x), torch.empty_like(x)
     scales = scaling_of_cosines(x.shape[1])
     hadamard = butterfly(torch.eye(32))
 
@@ -32,10 +32,6 @@ def compare_transforms(x: Tensor, settings: Mapping[str, Any]) -> dict[str, Any]
         """Largest error of the first row."""
         error = (torch.as_tensor(result)[:1].double() - exact).abs().max() / exact.norm()
         return {"error": float(f"{error:.2g}")}
-
-    def in_place() -> Tensor:
-        kernel(work.copy_(x))
-        return work
 
     def factors() -> Tensor:
         found, inner = x, 1
@@ -49,9 +45,9 @@ def compare_transforms(x: Tensor, settings: Mapping[str, Any]) -> dict[str, Any]
         return scipy.fft.dctn(x.numpy().reshape(shape), axes=range(1, len(shape))).reshape(x.shape) * scales
 
     return compare(
-        "Walsh-Hadamard transform, copying the input first",
+        "Walsh-Hadamard transform",
         {
-            "eigenloom": None if kernel is None else in_place,
+            "eigenloom": None if kernel is None else lambda: kernel(x, work),
             "eigenloom, without a compiler": lambda: fwht_by_products(x, work),
             "torch, factors of H in turn": factors,
             "torch butterfly, whole array": lambda: butterfly(x),

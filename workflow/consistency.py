@@ -5,6 +5,7 @@ from typing import Any
 
 from eigenloom.bases.registry import find_kind
 from plan import CODINGS_BY_GEOMETRY, Plan
+from source import held_out_places
 from source_kinds import KINDS
 
 Config = dict[str, Any]
@@ -16,6 +17,7 @@ def contradictions(config: Config) -> list[str]:
     if lines:
         return lines
     plan = Plan(config)
+    lines += _trainings(config)
     for source in plan.sources.values():
         lines += source.contradictions()
     return lines or list(_sizes(plan))
@@ -30,6 +32,48 @@ def _references(config: Config) -> Iterator[str]:
             if source not in config["sources"]:
                 known = ", ".join(config["sources"])
                 yield f"bases.{name}.sources: no source is called `{source}`; known: {known}"
+
+
+def _trainings(config: Config) -> Iterator[str]:
+    """Trainings and collections of weights."""
+    weights = config["weights"]
+    trained = {n: s["model"] for n, s in config["sources"].items() if s.get("model", {}).get("kind") == "vit"}
+    n_snapshots = weights["snapshots"]
+    unknown = {run["source"] for run in weights["runs"].values()} - trained.keys()
+    if "weights" in config["sources"] and weights["collections"]:
+        yield "sources.weights: artifacts/weights belongs to the collections of weights; rename the source"
+    for section in ("runs", "collections"):
+        for name, entry in weights[section].items():
+            if entry["source"] not in trained:
+                known = ", ".join(trained) or "none"
+                at = f"weights.{section}.{name}.source"
+                yield f"{at}: `{entry['source']}` trains no network; sources that do: {known}"
+    lengths = {f"sources.{n}.model": model["steps"] for n, model in trained.items()}
+    lengths |= {f"weights.runs.{n}": run["steps"] for n, run in weights["runs"].items()}
+    for at, steps in lengths.items():
+        if steps < n_snapshots:
+            yield f"{at}.steps: {steps} steps cannot leave {n_snapshots} checkpoints; lower weights.snapshots"
+    for name, entry in weights["collections"].items():
+        at = f"weights.collections.{name}"
+        for run in entry["runs"]:
+            if weights["runs"].get(run, {}).get("source") not in (entry["source"], *unknown):
+                fitting = ", ".join(n for n, r in weights["runs"].items() if r["source"] == entry["source"]) or "none"
+                yield f"{at}.runs: no run of {entry['source']} is called `{run}`; known: {fitting}"
+        yield from _collection(entry, n_snapshots, at)
+
+
+def _collection(entry: Config, n_snapshots: int, at: str) -> Iterator[str]:
+    """Sizes of one collection."""
+    held_out = len(held_out_places(n_snapshots, entry["held_out"]))
+    n_fitted = (1 + len(entry["runs"])) * (n_snapshots - held_out)
+    if not held_out:
+        yield f"{at}.held_out: none of {n_snapshots} checkpoints would be left out; raise weights.snapshots"
+    elif entry["n_components"] >= n_fitted:
+        yield f"{at}.n_components: {entry['n_components']}, but {n_fitted} fitted checkpoints have rank {n_fitted - 1}"
+    if max(entry["k"]) > entry["n_components"]:
+        yield f"{at}.k: {max(entry['k'])} is more than n_components, {entry['n_components']}"
+    if entry["block_size"] & (entry["block_size"] - 1):
+        yield f"{at}.block_size: {entry['block_size']} is no power of two"
 
 
 def _bases(config: Config) -> Iterator[str]:

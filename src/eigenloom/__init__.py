@@ -31,6 +31,9 @@ _EXPORTS = {
     "fwht": "eigenloom.linalg.fwht",
     "Standardization": "eigenloom.moments",
     "StandardizedRows": "eigenloom.moments",
+    "SpectraTEON": "eigenloom.optim.spectra_teon",
+    "spectra_shape": "eigenloom.optim.shape",
+    "orthogonalize": "eigenloom.linalg.orthogonalize",
 }
 
 

@@ -106,6 +106,7 @@ def save_basis(
     run: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
     mapped: bool | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> str:
     """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``.
 
@@ -113,7 +114,8 @@ def save_basis(
     then that of the file. ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin``
     compares it later.
     ``mapped`` says whether ``MemoryMapped`` fields become files of their own; None: those above 256 MiB do. Such a file
-    that a fit has already put there is digested, not written again.
+    that a fit has already put there is digested, not written again. ``files`` are siblings that the caller has written
+    and digested, such files or others: name -> sha256.
     """
     arrays: dict[str, Tensor] = {}
     parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}
@@ -125,7 +127,10 @@ def save_basis(
         siblings = [name for name in siblings if mapped is None and arrays[name].nbytes > _LARGE_BYTES]
     with explained(Path(directory, "meta.json")):
         Path(directory, "meta.json").unlink(missing_ok=True)
-    files = {f"{name}.npy": keep_npy(Path(directory, f"{name}.npy"), arrays.pop(name)) for name in siblings}
+    files = dict(files or {})
+    for name, tensor in ((name, arrays.pop(name)) for name in siblings):
+        if f"{name}.npy" not in files:
+            files[f"{name}.npy"] = keep_npy(Path(directory, f"{name}.npy"), tensor)
     return write_artifact(
         directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs, run=run, files=files
     )

@@ -24,7 +24,7 @@ class Passes:
         """Take entered snapshots and the writer of each pass that has one; find out how far an earlier process got."""
         self._snapshots, self._writers, self._progress, self._unit = snapshots, writers, progress, unit
         self._state, self._done = snapshots.load() or ({}, {})
-        if not all(writer.holds(self._done.get(name, 0)) for name, writer in writers.items()):
+        if self._done and not all(writer.holds(self._done.get(name, 0)) for name, writer in writers.items()):
             logger.warning("the files that the snapshot counts on are not there any more; starting over")
             self._state, self._done = {}, {}
         for name, writer in writers.items():

@@ -14,10 +14,10 @@ from torch import Tensor
 from eigenloom.bases.passes import Passes, Writer
 from eigenloom.batches import ColumnBlocks, first_nonfinite
 from eigenloom.errors import DataError
-from eigenloom.linalg.accumulate import gram
+from eigenloom.linalg.accumulate import gram, product
 from eigenloom.linalg.srht import SRHT
 
-_CACHED = 1 << 18
+_CACHED = 1 << 19
 _LEAST_COLUMNS = 1 << 11
 _HELD = 1 << 26
 
@@ -25,9 +25,9 @@ _HELD = 1 << 26
 class CentredColumns:
     """``B`` of a source of columns, with what its passes leave: mean, norms, products with the mean.
 
-    Fields: ``means [2]``, squared norms of the mean in the fitted space and of the raw mean in the fitted scale;
-    ``along [n, 2]``, products of the rows of ``B`` with both; ``squares [n]``, squared norms of the rows of ``B``;
-    float64.
+    Fields: ``means [2]``, squared norms of the mean in the fitted space and of the raw mean in the fitted scale (one
+    where there is no offset between them); ``along [n, 2]``, products of the rows of ``B`` with both; ``squares [n]``,
+    squared norms of the rows of ``B``; float64.
     """
 
     def __init__(
@@ -35,18 +35,19 @@ class CentredColumns:
         source: ColumnBlocks,
         passes: Passes,
         mean: Writer,
-        offset: Tensor,
+        offset: Tensor | None,
         block_size: int,
         device: torch.device | str,
     ):
-        """Take the source, the writer of the mean, and ``offset [D]``, raw mean minus mean in the fitted scale."""
+        """Take the source, the writer of the mean, and ``offset [D]``: raw mean, in the fitted scale, minus mean."""
         self._source, self._passes, self._mean, self._offset = source, passes, mean, offset
         self._device = torch.device(device)
         n = self.n_rows = source.n_rows
         self._width = max(_LEAST_COLUMNS, _floor_power(_CACHED // n))
         self._block = min(block_size, max(self._width, _floor_power(_HELD // n)))
-        self.means = torch.zeros(2, dtype=torch.float64)
-        self.along = torch.zeros(n, 2, dtype=torch.float64)
+        self._average = torch.full((1, n), 1 / n, device=self._device)
+        self.means = torch.zeros(1 if offset is None else 2, dtype=torch.float64)
+        self.along = torch.zeros(n, len(self.means), dtype=torch.float64)
         self.squares = torch.zeros(n, dtype=torch.float64)
 
     def products(self) -> Tensor:
@@ -92,19 +93,19 @@ class CentredColumns:
 
     def times_gram(self, left: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Return ``B B^T left`` ``[n, l]`` and ``left^T B B^T left`` ``[l, l]``, float64: one read."""
-        product = torch.zeros(self.n_rows, left.shape[1], dtype=torch.float64)
+        total = torch.zeros(self.n_rows, left.shape[1], dtype=torch.float64)
         inner = torch.zeros(left.shape[1], left.shape[1], dtype=torch.float64)
         factor = left.float().to(self._device)
 
         def visit(first: int, columns: Tensor) -> None:
             """Lift the columns of one block and project them at once."""
             for centred in self._centred(first, columns.T):
-                rows = centred.T @ factor
-                product.add_((centred @ rows).cpu())
+                rows = product(centred.T, factor)
+                total.add_(product(centred, rows).cpu())
                 inner.add_(gram(rows).cpu())
 
-        self._run(f"round-{number}", {"product": product, "inner": inner}, visit, self._block)
-        return product, inner
+        self._run(f"round-{number}", {"total": total, "inner": inner}, visit, self._block)
+        return total, inner
 
     def lift(self, left: Tensor, rotation: Tensor, components: Writer) -> Tensor:
         """Write ``W = B^T left rotation`` ``[D, k]`` front to back; return ``W^T W`` ``[k, k]`` float64: one read."""
@@ -114,7 +115,7 @@ class CentredColumns:
         def visit(first: int, columns: Tensor) -> None:
             """Append the rows of one block of columns."""
             for centred in self._centred(first, columns.T):
-                rows = centred.T @ factor
+                rows = product(centred.T, factor)
                 components.append(rows)
                 inner.add_(gram(rows).cpu())
 
@@ -130,7 +131,7 @@ class CentredColumns:
             for centred in self._centred(first, columns.T):
                 rows = components.read(first, centred.shape[1]).to(self._device)
                 first += len(rows)
-                total.add_((centred @ rows).cpu())
+                total.add_(product(centred, rows).cpu())
 
         self._run("scores", {"total": total}, visit, self._block)
         return total
@@ -145,7 +146,7 @@ class CentredColumns:
             for centred in self._centred(first, columns.T):
                 rows = components.read(first, centred.shape[1]).to(self._device)
                 first += len(rows)
-                squares.add_((centred - factor @ rows.T).double().square().sum(1).cpu())
+                squares.add_((centred - product(factor, rows.T)).double().square().sum(1).cpu())
 
         self._run("residuals", {"squares": squares}, visit, self._block)
         return squares
@@ -166,13 +167,15 @@ class CentredColumns:
             piece = piece.to(self._device)
             shift = piece[0]
             centred = piece - shift
-            left = centred.mean(0)
+            left = product(self._average, centred)[0]
             centred -= left
             mean = shift + left
             self._mean.append(mean)
-            both = torch.stack([mean, mean + self._offset[first : first + width].to(self._device, torch.float32)])
+            both = mean[None]
+            if self._offset is not None:
+                both = torch.stack([mean, mean + self._offset[first : first + width].to(self._device, torch.float32)])
             self.means += both.double().square().sum(1).cpu()
-            self.along += (centred @ both.T).double().cpu()
+            self.along += product(centred, both.T).double().cpu()
             yield centred
             first += width
 

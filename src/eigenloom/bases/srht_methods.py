@@ -199,7 +199,7 @@ def _lifted(
     """
     total = rows.squares.sum().item() / (rows.n_rows - 1)
     rotation = rotation.double()
-    flips = signs((left @ rotation).T @ rows.along[:, 1], rows.means[1].sqrt().item(), total, scores.T)
+    flips = signs((left @ rotation).T @ rows.along[:, -1], rows.means[-1].sqrt().item(), total, scores.T)
     rotation, scores = rotation * flips, scores * flips
     inner = rows.lift(left, rotation, components)
     again = None
@@ -268,9 +268,9 @@ def _written(writer: Writer, values: Tensor) -> Tensor:
         return writer.publish()
 
 
-def _offset(standardization: Standardization) -> Tensor:
+def _offset(standardization: Standardization) -> Tensor | None:
     """Return what the raw mean, in the fitted scale, lies away from the mean of standardized rows ``[D]``."""
-    return standardization.mean if standardization.kind == "none" else standardization.mean / standardization.scale
+    return None if standardization.kind == "none" else standardization.mean / standardization.scale
 
 
 def deviation(inner: Tensor) -> float:

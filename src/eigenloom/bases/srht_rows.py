@@ -20,14 +20,16 @@ _HELD = 1 << 24
 class CentredRows:
     """``B`` of a stream of rows; the fields and methods are those of ``CentredColumns``."""
 
-    def __init__(self, source: Batches, passes: Passes, mean: Writer, offset: Tensor, device: torch.device | str):
-        """Take the rows, the writer of the mean, and ``offset [D]``, raw mean minus mean in the fitted scale."""
+    def __init__(
+        self, source: Batches, passes: Passes, mean: Writer, offset: Tensor | None, device: torch.device | str
+    ):
+        """Take the rows, the writer of the mean, and ``offset [D]``: raw mean, in the fitted scale, minus mean."""
         self._source, self._passes, self._writer, self._offset = source, passes, mean, offset
         self._device = torch.device(device)
         n, d = self.n_rows, self._width = source.n_rows, source.n_features
         self._block = max(1, min(BLOCK_ROWS, _HELD // d))
-        self.means = torch.zeros(2, dtype=torch.float64)
-        self.along = torch.zeros(n, 2, dtype=torch.float64)
+        self.means = torch.zeros(1 if offset is None else 2, dtype=torch.float64)
+        self.along = torch.zeros(n, len(self.means), dtype=torch.float64)
         self.squares = torch.zeros(n, dtype=torch.float64)
         self._reference, self._left = torch.zeros(d), torch.zeros(d)
         self._lifted = torch.empty(0)
@@ -60,7 +62,7 @@ class CentredRows:
         mean = self._reference + self._left
         self._writer.begin()
         self._writer.append(mean)
-        self._both = torch.stack([mean, mean + self._offset.float()])
+        self._both = mean[None] if self._offset is None else torch.stack([mean, mean + self._offset.float()])
         self.means.copy_(self._both.double().square().sum(1))
         return found.double()
 

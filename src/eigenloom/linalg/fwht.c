@@ -1,5 +1,5 @@
-/* The Walsh-Hadamard transform of rows of floats, in place: additions in the order of the plain butterfly, whatever the
-   blocking, so that a check against one can ask for equal bits. */
+/* The Walsh-Hadamard transform of rows of floats: additions in the order of the plain butterfly, whatever the blocking, so
+   that a check against one can ask for equal bits. */
 
 #include <stddef.h>
 
@@ -44,10 +44,11 @@ static void steps(float *x, size_t n, size_t h)
             for (size_t i = 0; i < h; i += 8) one(x + j + i, h);
 }
 
-/* All steps of n floats that stay in cache. */
-static void near(float *x, size_t n)
+/* All steps of n floats that stay in cache, from `from` to x, which may be the same. */
+static void near(const float *from, float *x, size_t n)
 {
     if (n < 8) {
+        for (size_t i = 0; i < n; i++) x[i] = from[i];
         for (size_t h = 1; h < n; h *= 2)
             for (size_t j = 0; j < n; j++)
                 if (!(j & h)) {
@@ -57,7 +58,7 @@ static void near(float *x, size_t n)
                 }
         return;
     }
-    for (size_t i = 0; i < n; i += 8) *(v8 *)(x + i) = within(*(v8 *)(x + i));
+    for (size_t i = 0; i < n; i += 8) *(v8 *)(x + i) = within(*(const v8 *)(from + i));
     steps(x, n, 8);
 }
 
@@ -79,11 +80,11 @@ static void far(float *x, size_t n, size_t first)
     }
 }
 
-void fwht_rows(float *x, size_t n_rows, size_t n)
+void fwht_rows(const float *from, float *x, size_t n_rows, size_t n)
 {
-    for (size_t row = 0; row < n_rows; row++, x += n) {
+    for (size_t row = 0; row < n_rows; row++, from += n, x += n) {
         size_t block = n < BLOCK ? n : BLOCK;
-        for (size_t j = 0; j < n; j += block) near(x + j, block);
+        for (size_t j = 0; j < n; j += block) near(from + j, x + j, block);
         far(x, n, block);
     }
 }

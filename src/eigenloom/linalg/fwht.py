@@ -44,7 +44,7 @@ def fwht(x: Tensor, out: Tensor | None = None) -> Tensor:
     rows, found = x.reshape(-1, n), out.view(-1, n)
     small = x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < _WORTH_COMPILING
     if not small and (kernel := compiled()) is not None:
-        kernel(found if out is x else found.copy_(rows))
+        kernel(rows.contiguous(), found)
     elif x.device.type == "cuda" and x.dtype == torch.float32 and find_spec(_PACKAGE):
         found.copy_(_by_package(rows))
     else:

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger("eigenloom")
-Kernel = Callable[[Tensor], None]
+Kernel = Callable[[Tensor, Tensor], Tensor]
 FLAGS = ("-O3", "-march=native", "-fno-fast-math", "-shared", "-fPIC")
 _SECONDS = 60
 
 
 @cache
 def compiled() -> Kernel | None:
-    """Return the transform of contiguous float32 rows ``[b, n]`` in place, None where it is not to be had.
+    """Return ``transform(x, out) -> out`` of contiguous float32 rows ``[b, n]``, None where it is not to be had.
 
     The first call takes half a second. The environment variable ``EIGENLOOM_COMPILE=0`` forbids it.
     """
@@ -50,7 +50,8 @@ def _build() -> Kernel | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("fwht: the C compiler failed (%s); the plain path is used", error)
         return None
-    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t), None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+    function.restype = None
     kernel = _threaded(function)
     if not _reproduces_the_butterfly(kernel):
         logger.warning("fwht: the compiled transform is wrong on this machine; the plain path is used")
@@ -58,18 +59,22 @@ def _build() -> Kernel | None:
     return kernel
 
 
-def _threaded(function: Callable[[int, int, int], None]) -> Kernel:
+def _threaded(function: Callable[[int, int, int, int], None]) -> Kernel:
     """Share rows between as many threads as torch uses; the interpreter's lock is released meanwhile."""
 
-    def transform(x: Tensor) -> None:
-        """Transform ``[b, n]`` in place."""
+    def part(x: Tensor, out: Tensor) -> None:
+        """Transform some rows."""
+        function(x.data_ptr(), out.data_ptr(), len(x), x.shape[1])
+
+    def transform(x: Tensor, out: Tensor) -> Tensor:
+        """Transform ``[b, n]`` into ``out``, which may be ``x``."""
         n_threads = min(torch.get_num_threads(), len(x))
-        parts = [part for part in x.tensor_split(max(1, n_threads)) if len(part)]
-        if len(parts) < 2:
-            function(x.data_ptr(), len(x), x.shape[1])
-            return
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(lambda part: function(part.data_ptr(), len(part), part.shape[1]), parts))
+        if n_threads < 2:
+            part(x, out)
+            return out
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(part, x.tensor_split(n_threads), out.tensor_split(n_threads)))
+        return out
 
     return transform
 
@@ -79,9 +84,7 @@ def _reproduces_the_butterfly(kernel: Kernel) -> bool:
     source = torch.Generator().manual_seed(0)
     for bits in range(16):
         x = torch.randn(3, 1 << bits, generator=source)
-        found = x.clone()
-        kernel(found)
-        if not torch.equal(found, butterfly(x)):
+        if not torch.equal(kernel(x, torch.empty_like(x)), butterfly(x)):
             return False
     return True
 
