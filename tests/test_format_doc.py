@@ -4,12 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import made_up_results
 import pytest
 import torch
+from checkpoint_files import collection
 from recordings import record
 from safetensors import safe_open
 
-from eigenloom.sources import spectra_edge
+from eigenloom.bases.weights import ERROR_KEYS, ERRORS_FORMAT, ERRORS_VERSION
+from eigenloom.nn import weights
+from eigenloom.sources import checkpoint_layout, spectra_edge
+from eigenloom.sources.checkpoints import Checkpoints
 from eigenloom.sources.simulated_spectra import BLOCK_ROWS, UNITS
 from eigenloom.sources.survey_keys import SurveyKeys
 from eigenloom.store import artifact, joining, protocol, recording, sidecar
@@ -133,3 +138,15 @@ def test_formats_and_versions(section, constant):
 
 def test_code_shards_have_a_section():
     assert "Code shards" in SECTIONS
+
+
+def test_weights_have_the_documented_keys(tmp_path):
+    paths, _ = collection(tmp_path)
+    assert keys("`layout.json`") == tuple(Checkpoints(paths).layout.document())
+    assert tuple(row[0].strip("`") for row in table("`errors.json`")) == ERROR_KEYS
+    rows = {row[0]: row[1] for row in table("`layout.json`")}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{checkpoint_layout.FORMAT}`", str(checkpoint_layout.VERSION))
+    rows = {row[0]: row[1] for row in table("`results/weights/{collection}/metrics.json`")}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{weights.FORMAT}`", str(weights.VERSION))
+    assert f"`{ERRORS_FORMAT}`), `version` ({ERRORS_VERSION})" in SECTIONS["`errors.json`"]
+    assert keys("`results/weights/{collection}/metrics.json`") == tuple(made_up_results.weights())

@@ -5,6 +5,7 @@ from typing import Any
 
 from eigenloom.bases.registry import find_kind
 from plan import CODINGS_BY_GEOMETRY, Plan
+from source import held_out_places
 from source_kinds import KINDS
 
 Config = dict[str, Any]
@@ -16,9 +17,10 @@ def contradictions(config: Config) -> list[str]:
     if lines:
         return lines
     plan = Plan(config)
+    lines += _trainings(config)
     for source in plan.sources.values():
         lines += source.contradictions()
-    return lines or list(dict.fromkeys(_sizes(plan)))
+    return lines or list(_sizes(plan))
 
 
 def _references(config: Config) -> Iterator[str]:
@@ -30,6 +32,48 @@ def _references(config: Config) -> Iterator[str]:
             if source not in config["sources"]:
                 known = ", ".join(config["sources"])
                 yield f"bases.{name}.sources: no source is called `{source}`; known: {known}"
+
+
+def _trainings(config: Config) -> Iterator[str]:
+    """Trainings and collections of weights."""
+    weights = config["weights"]
+    trained = {n: s["model"] for n, s in config["sources"].items() if s.get("model", {}).get("kind") == "vit"}
+    n_snapshots = weights["snapshots"]
+    unknown = {run["source"] for run in weights["runs"].values()} - trained.keys()
+    if "weights" in config["sources"] and weights["collections"]:
+        yield "sources.weights: artifacts/weights belongs to the collections of weights; rename the source"
+    for section in ("runs", "collections"):
+        for name, entry in weights[section].items():
+            if entry["source"] not in trained:
+                known = ", ".join(trained) or "none"
+                at = f"weights.{section}.{name}.source"
+                yield f"{at}: `{entry['source']}` trains no network; sources that do: {known}"
+    lengths = {f"sources.{n}.model": model["steps"] for n, model in trained.items()}
+    lengths |= {f"weights.runs.{n}": run["steps"] for n, run in weights["runs"].items()}
+    for at, steps in lengths.items():
+        if steps < n_snapshots:
+            yield f"{at}.steps: {steps} steps cannot leave {n_snapshots} checkpoints; lower weights.snapshots"
+    for name, entry in weights["collections"].items():
+        at = f"weights.collections.{name}"
+        for run in entry["runs"]:
+            if weights["runs"].get(run, {}).get("source") not in (entry["source"], *unknown):
+                fitting = ", ".join(n for n, r in weights["runs"].items() if r["source"] == entry["source"]) or "none"
+                yield f"{at}.runs: no run of {entry['source']} is called `{run}`; known: {fitting}"
+        yield from _collection(entry, n_snapshots, at)
+
+
+def _collection(entry: Config, n_snapshots: int, at: str) -> Iterator[str]:
+    """Sizes of one collection."""
+    held_out = len(held_out_places(n_snapshots, entry["held_out"]))
+    n_fitted = (1 + len(entry["runs"])) * (n_snapshots - held_out)
+    if not held_out:
+        yield f"{at}.held_out: none of {n_snapshots} checkpoints would be left out; raise weights.snapshots"
+    elif entry["n_components"] >= n_fitted:
+        yield f"{at}.n_components: {entry['n_components']}, but {n_fitted} fitted checkpoints have rank {n_fitted - 1}"
+    if max(entry["k"]) > entry["n_components"]:
+        yield f"{at}.k: {max(entry['k'])} is more than n_components, {entry['n_components']}"
+    if entry["block_size"] & (entry["block_size"] - 1):
+        yield f"{at}.block_size: {entry['block_size']} is no power of two"
 
 
 def _bases(config: Config) -> Iterator[str]:
@@ -52,6 +96,8 @@ def _bases(config: Config) -> Iterator[str]:
                 )
         if 0 < (basis.get("init_rows") or 0) < basis.get("n_clusters", 0):
             yield f"bases.{name}.init_rows: {basis['init_rows']} rows cannot seed {basis['n_clusters']} clusters"
+        if 0 < (basis.get("n_landmarks") or 0) < basis.get("n_components", 0):
+            yield f"bases.{name}.n_components: {basis['n_components']}, but n_landmarks is {basis['n_landmarks']}"
         if not basis.get("codings"):
             yield f"bases.{name}: missing key `codings`"
 
@@ -77,10 +123,7 @@ def _sizes(plan: Plan) -> Iterator[str]:
                 yield f"bases.{name}.n_clusters: {n_clusters}, but fit_train of {source.name} has {n_rows} rows"
             if (n_landmarks := entry.get("n_landmarks") or 0) > n_rows:
                 yield f"bases.{name}.n_landmarks: {n_landmarks}, but fit_train of {source.name} has {n_rows} rows"
-            if find_kind(entry["kind"]).beyond_width:
-                if 0 < n_landmarks < n_components:
-                    yield f"bases.{name}.n_components: {n_components}, but n_landmarks is {n_landmarks}"
-            elif n_components > source.width:
+            if n_components > source.width and not find_kind(entry["kind"]).beyond_width:
                 yield f"bases.{name}.n_components: {n_components}, but rows of {source.name} have length {source.width}"
             if not plan.sweep(name, source.name):
                 yield f"bases.{name}.codings: every k keeps all entries of {source.name}; add `dense` or a smaller k"

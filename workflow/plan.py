@@ -29,6 +29,7 @@ FAMILIES = {
     "stores": (
         "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
     ),
+    "weights": ("train_run", "decompose", "rebuild"),
     "moments": ("measure", "join_moments"),
     "bases": ("fit",),
     "codes": ("encode_label", "encode_topk", "encode_dense", "join_codes"),
@@ -186,6 +187,35 @@ class Plan:
 
     def _recorded(self, rule: str) -> Iterator[Wildcards]:
         return (job for source in self.sources.values() for job in source.jobs.get(rule, ()))
+
+    def trainings(self, collection: str) -> Iterator[tuple[str, Wildcards]]:
+        """Yield rule and wildcards of the trainings whose checkpoints form a collection, the source's own first."""
+        entry = self.collections[collection]
+        yield "train", {"source": entry["source"]}
+        yield from (("train_run", {"source": entry["source"], "run": run}) for run in entry["runs"])
+
+    @property
+    def snapshots(self) -> list[str]:
+        """Names of the checkpoints that every training keeps."""
+        return [f"snapshot-{i:02d}.safetensors" for i in range(1, self.config["weights"]["snapshots"] + 1)]
+
+    @property
+    def collections(self) -> Mapping[str, Mapping[str, Any]]:
+        """Checkpoints that are decomposed together: name -> trainings and parameters."""
+        return self.config["weights"]["collections"]
+
+    @property
+    def runs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Further trainings: name -> source and what differs from the source's own."""
+        return self.config["weights"]["runs"]
+
+    def _train_run(self, _rule: str) -> Iterator[Wildcards]:
+        return ({"source": entry["source"], "run": run} for run, entry in self.runs.items())
+
+    def _decompose(self, _rule: str) -> Iterator[Wildcards]:
+        return ({"collection": collection} for collection in self.collections)
+
+    _rebuild = _decompose
 
     def _measure(self, _rule: str) -> Iterator[Wildcards]:
         for source in self.sources:

@@ -30,6 +30,11 @@ def cuts(n: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, n))) for start in range(0, n, size)]
 
 
+def held_out_places(n_snapshots: int, every: int) -> list[int]:
+    """Return which checkpoints of a training are left out of a fit: the last but one of each ``every``, 0-based."""
+    return list(range(every - 2, n_snapshots, every))
+
+
 @dataclass(frozen=True)
 class Source(ABC):
     """One source: its configuration, and the source that it takes something from, where it does."""

@@ -11,13 +11,16 @@ from eigenloom.bases.registry import find_kind
 from eigenloom.provenance import canonical_json, code_digest
 from image_source import ImageSource
 from plan import Plan
-from source import Wildcards
+from source import Wildcards, held_out_places
 from spectra_source import STYLE, SpectraSource
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
-    ("encode_label", "encode_topk", "encode_dense"), "encode"
-)
+SCRIPTS = {
+    "draw": "prepare",
+    "list_images": "prepare",
+    "train_run": "train",
+    "tabulate": "write_tables",
+} | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
 """Rules whose script has another name."""
 FAMILY = "fake-clip"
 """The word that the shard protocol reserves for networks it does not know."""
@@ -66,7 +69,24 @@ class Specs:
         source = self._images(w)
         preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
         model = {**source.model, "preprocess": preprocess}
-        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"]}
+        kept = {"snapshots": self.config["weights"]["snapshots"]}
+        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"], **kept}
+
+    def train_run(self, w: Wildcards) -> dict[str, Any]:
+        """The network of a source, trained otherwise: no bar, and a warm-up that fits."""
+        spec, run = self.train(w), self.plan.runs[w["run"]]
+        warmup = min(spec["model"]["warmup"], run["steps"])
+        spec["model"] |= {"steps": run["steps"], "warmup": warmup, "bar": {}}
+        spec["model"] |= {"optimizer": run["optimizer"]} if "optimizer" in run else {}
+        return spec | ({} if run["seed"] is None else {"seed": run["seed"]})
+
+    def decompose(self, w: Wildcards) -> dict[str, Any]:
+        """Which checkpoints are left out, and how the others are decomposed."""
+        return self._collection(w, "n_components", "method", "block_size")
+
+    def rebuild(self, w: Wildcards) -> dict[str, Any]:
+        """How far the decomposition is cut, and on how many networks and images it is judged."""
+        return self._collection(w, "k", "judged", "n_images")
 
     def record(self, w: Wildcards) -> dict[str, Any]:
         """One shard of a recording."""
@@ -183,6 +203,12 @@ class Specs:
         return dict(w)
 
     render = tabulate
+
+    def _collection(self, w: Wildcards, *keys: str) -> dict[str, Any]:
+        """Parameters of a collection, and the places of the checkpoints left out in each of its trainings."""
+        entry = self.plan.collections[w["collection"]]
+        held_out = held_out_places(self.config["weights"]["snapshots"], entry["held_out"])
+        return {"seed": self.config["seed"], **w, "held_out": held_out, **{key: entry[key] for key in keys}}
 
     def _applied(self, w: Wildcards) -> dict[str, Any]:
         """The layer that a basis is applied to, and whether its rows may have drifted."""

@@ -30,11 +30,9 @@ PARAMETERS = {
     # Rows without structure: a sparse part may not cost so little that it takes the small directions.
     "robust_pca": {"n_components": 4, "noise_std": 0.0, "lambda_": 0.06, "sample_rows": 600},
     "random_directions": {"n_components": 4},
+    "srht_pca": {"n_components": 4},
 }
-SIZE = {
-    "kernel_pca": "n_components", "kmeans": "n_clusters", "pca": "n_components", "random_directions": "n_components",
-    "robust_pca": "n_components",
-}  # fmt: skip
+SIZE = dict.fromkeys(PARAMETERS, "n_components") | {"kmeans": "n_clusters"}
 # Where a promise holds only in part: what is granted, and why.
 SLACK_IN_K = {"kmeans": 0.01}  # clusterings of different sizes are not nested
 HELD_FIXED = {  # for another order of rows: seeds, landmarks and the rows that decide gamma are drawn by position

@@ -16,7 +16,7 @@ def test_every_kind_is_where_the_registry_says():
 
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
-    known = "kernel_pca, kmeans, pca, random_directions, robust_pca"
+    known = "kernel_pca, kmeans, pca, random_directions, robust_pca, srht_pca"
     with pytest.raises(ConfigError, match=f"'kmaens' is not a kind of basis; known: {known}"):
         find_kind("kmaens")
 

@@ -56,7 +56,7 @@ def test_planted_splits_are_recovered_and_certified(n, m, rank, share, dtype):
 def test_outside_the_region_a_certificate_still_means_optimal(rank, share):
     """Where another split is better the planted one is not found; whatever is certified is no worse than it."""
     X, low_rank, sparse = low_rank_plus_sparse(100, 100, rank, share)
-    L, _S, hist = solve(X, dtype="float64", max_iter=400)
+    L, _S, hist = solve(X, dtype="float64", max_iter=150)
     lam = hist["lambda_"]
 
     def objective(low, rest):
@@ -152,7 +152,7 @@ def test_a_guess_of_the_rank_caps_nothing(rank_guess):
 
 def test_a_cap_that_binds_is_said_and_one_that_does_not_is_not():
     X, low_rank, _ = low_rank_plus_sparse(200, 150, 10, 0.05)
-    _, _, capped = solve(X, max_rank=6)
+    _, _, capped = solve(X, max_rank=6, max_iter=100)
     assert (capped["status"], max(capped["rank"])) == ("rank_capped", 6)
     L, _, free = solve(X, max_rank=10)
     assert free["status"] == "converged"
@@ -268,7 +268,7 @@ def test_equal_weights_are_a_noise_level():
 def test_noise_is_kept_out_of_both_parts():
     X, low_rank, _sparse = low_rank_plus_sparse(300, 200, 5, 0.03, noise=0.3)
     L, _S, hist = solve(X, noise_std=0.3)
-    plain, _spread, without = solve(X, max_iter=300)
+    plain, _spread, without = solve(X, max_iter=100)
     assert hist["rank"][-1] <= 8
     assert without["rank"][-1] > 3 * hist["rank"][-1]
     assert hist["nnz"][-1] < 0.2 * X.numel() < 0.5 * without["nnz"][-1]

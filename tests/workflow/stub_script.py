@@ -30,7 +30,17 @@ BESIDE = {
     "evaluate": ["nmse_curve.csv"],
     "score": ["per_class.csv", "features.csv"],
     "write_tables": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
-    "render": ["nmse_l0.svg", "layers.svg", "classes.svg", "utilisation.svg", "history.svg"],
+    "render": [
+        "nmse_l0.svg",
+        "layers.svg",
+        "classes.svg",
+        "utilisation.svg",
+        "history.svg",
+        "weights.svg",
+        "weight_paths.svg",
+    ],
+    "decompose": [*ARTIFACT, "components.npy", "mean.npy", "layout.json", "errors.json"],
+    "rebuild": ["curve.csv"],
 }
 CODES = {"label": ["labels", "distances"], "topk": ["values", "indices"], "dense": ["values"]}
 
@@ -42,6 +52,8 @@ def siblings(script: str, spec: dict[str, Any]) -> list[str]:
     if script == "encode":
         arrays = [f"{{stem}}.{name}.bin" for name in [*CODES[spec["layout"]], "errors"]]
         return [*arrays, "{stem}.stats.safetensors", "{stem}.run.json"]
+    if script == "train":
+        return BESIDE[script] + [f"snapshot-{i:02d}.safetensors" for i in range(1, spec["snapshots"] + 1)]
     return BESIDE[script]
 
 

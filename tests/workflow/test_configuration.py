@@ -81,6 +81,7 @@ def test_defaults_come_from_the_kind_alone():
 
 SCENES, STARS = "sources/scenes", "sources/stars"
 CUT = {"images": "scenes", "n_examples": 10}
+COLLECTION = "weights/collections/trajectory"
 BAD_VALUES = [
     ("bases/kmeans-256/n_clutsers", 3, "bases.kmeans-256: unknown key `n_clutsers`; did you mean `n_clusters`?"),
     ("sede", 1, "unknown key `sede`; did you mean `seed`?"),
@@ -129,11 +130,10 @@ BAD_VALUES = [
 CONTRADICTIONS = [
     (f"{SCENES}/layers", [1, 4], "sources.scenes.layers: no layer 4; 0-based: the last of 4 is 3"),
     ("bases/pca/codings", ["onehot"], "pca.codings: `onehot` (onehot) does not fit pca, whose codes are projections"),
-    ("bases/pca/codings", ["tok"], "bases.pca.codings: no coding is called `tok`; those that fit: topk, dense"),
+    ("bases/pca/codings", ["tok"], "codings: no coding is called `tok`; those that fit: topk, matched, dense"),
     ("bases/kmeans-256/n_clusters", 128001, "n_clusters: 128001, but fit_train of scenes has 128000 rows"),
-    ("bases/kernel-pca", {"kind": "kernel_pca", "n_landmarks": 128001, "sources": ["scenes"]},
-     "n_landmarks: 128001, but fit_train of scenes has 128000 rows"),
-    ("bases/kernel-pca/n_components", 1025, "bases.kernel-pca.n_components: 1025, but n_landmarks is 1024"),
+    ("bases/kernel-pca/n_landmarks", 1001, "n_landmarks: 1001, but fit_train of stars has 1000 rows"),
+    ("bases/kernel-pca/n_components", 801, "bases.kernel-pca.n_components: 801, but n_landmarks is 800"),
     ("bases/robust-pca/n_components", 97, "bases.robust-pca.n_components: 97, but rows of scenes have length 96"),
     ("bases/pca/n_components", 97, "bases.pca.n_components: 97, but rows of scenes have length 96"),
     ("bases/kmeans-064/init_rows", 63, "bases.kmeans-064.init_rows: 63 rows cannot seed 64 clusters"),
@@ -142,7 +142,7 @@ CONTRADICTIONS = [
      "bases.pca.codings: every k keeps all entries of scenes; add `dense` or a smaller k"),
     ("codings/nearest-00016", {"kind": "dense"}, "`nearest-00016` is also made by codings.nearest"),
     ("bases/pca/sources", ["star"], "bases.pca.sources: no source is called `star`; known: scenes, stars"),
-    ("bases/kmeans-064/n_clusters", 1101, "kmeans-064.n_clusters: 1101, but fit_train of stars has 1100 rows"),
+    ("bases/kmeans-064/n_clusters", 128001, "kmeans-064.n_clusters: 128001, but fit_train of scenes has 128000 rows"),
     (f"{STARS}/classes", ..., "sources.stars.classes: probes need classes; name a label, as in `classes: {label"),
     (f"{STARS}/classes/label", "teff", "simulated stars have no `teff`; known: T_eff, log_g, M_H, rv, snr"),
     (f"{STARS}/classes/bins", [1, 3, 2], "sources.stars.classes.bins: [1, 3, 2] must ascend"),
@@ -160,6 +160,14 @@ CONTRADICTIONS = [
     (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
     (f"{SCENES}/images/scenes/digits", [4, 2], "sources.scenes.images.scenes.digits: 4 is more than 2"),
     (f"{SCENES}/images/scenes/zooms", [9], "images.scenes.zooms: a digit of 72 pixels does not fit a canvas of 64"),
+    ("weights/runs/gentle/source", "x", "weights.runs.gentle.source: `x` trains no network; sources that do: scenes"),
+    ("weights/runs/reseeded/steps", 15, "weights.runs.reseeded.steps: 15 steps cannot leave 16 checkpoints"),
+    (f"{COLLECTION}/source", "x", "collections.trajectory.source: `x` trains no network; sources that do: scenes"),
+    (f"{COLLECTION}/runs", ["y"], "trajectory.runs: no run of scenes is called `y`; known: reseeded, gentle"),
+    (f"{COLLECTION}/n_components", 12, "n_components: 12, but 12 fitted checkpoints have rank 11"),
+    (f"{COLLECTION}/k", [9], "weights.collections.trajectory.k: 9 is more than n_components, 8"),
+    (f"{COLLECTION}/block_size", 3000, "weights.collections.trajectory.block_size: 3000 is no power of two"),
+    (f"{COLLECTION}/held_out", 99, "trajectory.held_out: none of 16 checkpoints would be left out"),
 ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def test_all_asks_for_every_file_that_any_rule_makes(built, unbuilt):
 
 
 def test_each_family_is_a_target(fresh):
-    families = ("spectra", "stores", "moments", "bases", "codes", "probes", "metrics", "report")
+    families = ("spectra", "stores", "weights", "moments", "bases", "codes", "probes", "metrics", "report")
     text = fresh.snakemake("-n", *families)
     assert set(families) <= set(re.findall(r"^rule (\w+):", text, re.M))
 

@@ -10,7 +10,7 @@ import yaml
 import specs as specs_module
 from configuration import check, schema
 from plan import FAMILIES, Plan
-from source import cuts
+from source import cuts, held_out_places
 from specs import Specs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,9 +43,11 @@ def default() -> dict[str, Any]:
     config["sources"]["own"] = {
         "kind": "spectra",
         "spectra": {"kind": "hdf5", "path": "data/own.h5", "n_pixels": 512},
-        "splits": {"fit_train": {"n_examples": 1100}, "fit_val": {"n_examples": 100}},
+        "splits": {"fit_train": {"n_examples": 900}, "fit_val": {"n_examples": 100}},
     }
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
+    config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
+    config["bases"]["kernel-pca"]["codings"] = ["topk", "dense"]
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
     config["encode"]["materialize"] = ["label", "topk", "dense"]
     return config
@@ -77,9 +79,11 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 
 
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
-STARS, OWN = "sources/stars", "sources/own"
 N = "bases/kernel-pca"
-SEEDED = {"draw", "list_images", "train", "simulate", "list_spectra", "fit", "probe"}
+STARS, OWN = "sources/stars", "sources/own"
+W, R = "weights/collections/trajectory", "weights/runs/gentle"
+TRAIN = {"train", "train_run"}
+SEEDED = {"draw", "list_images", *TRAIN, "simulate", "list_spectra", "decompose", "rebuild", "fit", "probe"}
 ENCODES = {"encode_label", "encode_topk", "encode_dense"}
 STORE = {"record", "join_store"}
 CODINGS = {"probe", "score"}
@@ -90,7 +94,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "seed": (1, SEEDED),
     "device": ("cpu", set()),
     "standardize": ("center", {"fit"}),
-    f"{S}/images/scenes/canvas": (72, {"draw", "train", "label", "record", "measure", *ENCODES}),
+    f"{S}/images/scenes/canvas": (72, {"draw", *TRAIN, "label", "record", "measure", *ENCODES}),
     f"{S}/images/scenes/patch": (16, {"draw"}),
     f"{S}/images/scenes/digits": ([1, 4], {"draw"}),
     f"{S}/images/scenes/zooms": ([4, 3, 2], {"draw"}),
@@ -102,29 +106,29 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "sources/photos/splits/fit_val/images": ("masked", {"list_images", "label"}),
     f"{S}/splits/fit_val/n_examples": (300, {"draw", *STORE}),
     f"{S}/splits/probe_val/n_examples": (500, {"draw", *STORE, *ENCODES}),
-    f"{M}/width": (64, {"train", "evaluate", "encode_topk", *CODINGS}),
-    f"{M}/depth": (5, {"train"}),
-    f"{M}/heads": (8, {"train"}),
-    f"{M}/patch": (16, {"train", "label", "record", "measure", *ENCODES}),
+    f"{M}/width": (64, {*TRAIN, "evaluate", "encode_topk", *CODINGS}),
+    f"{M}/depth": (5, TRAIN),
+    f"{M}/heads": (8, TRAIN),
+    f"{M}/patch": (16, {*TRAIN, "label", "record", "measure", *ENCODES}),
     f"{M}/steps": (100, {"train"}),
-    f"{M}/batch_size": (16, {"train"}),
-    f"{M}/warmup": (0, {"train"}),
-    f"{M}/void_weight": (0.5, {"train"}),
-    f"{M}/optimizer/lr": (0.001, {"train"}),
-    f"{M}/optimizer/betas": ([0.9, 0.9], {"train"}),
-    f"{M}/optimizer/weight_decay": (0.0, {"train"}),
-    f"{M}/optimizer/clip": (2.0, {"train"}),
+    f"{M}/batch_size": (16, TRAIN),
+    f"{M}/warmup": (0, TRAIN),
+    f"{M}/void_weight": (0.5, TRAIN),
+    f"{M}/optimizer/lr": (0.001, TRAIN),
+    f"{M}/optimizer/betas": ([0.9, 0.9], TRAIN),
+    f"{M}/optimizer/weight_decay": (0.0, TRAIN),
+    f"{M}/optimizer/clip": (2.0, TRAIN),
     f"{M}/bar/accuracy": (0.5, {"train"}),
     f"{M}/bar/recall": (0.5, {"train"}),
     f"{M}/bar/below_prior": (True, {"train"}),
-    f"{M}/preprocess": ({"resize": "square", "n_patches": 64}, {"train", "label"}),
+    f"{M}/preprocess": ({"resize": "square", "n_patches": 64}, {*TRAIN, "label"}),
     f"{M}/preprocess/resize": None,  # the two go together, above
     f"{M}/preprocess/n_patches": None,
-    f"{M}/preprocess/mean": ([0.0, 0.0, 0.0], {"train"}),
-    f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"train"}),
+    f"{M}/preprocess/mean": ([0.0, 0.0, 0.0], TRAIN),
+    f"{M}/preprocess/std": ([1.0, 1.0, 1.0], TRAIN),
     "sources/photos/model/source": None,  # needs a second network, below
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
-    f"{S}/labels": ("majority", {"label", "train"}),
+    f"{S}/labels": ("majority", {"label", *TRAIN}),
     f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
     f"{S}/record/max_tokens_per_shard": (32500, {*STORE, "measure", *ENCODES}),
     f"{S}/record/batch_size": (50, {"record"}),
@@ -143,7 +147,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{STARS}/bad_pixels": ("mask", {"list_spectra"}),
     f"{STARS}/normalise": ("continuum", {"list_spectra"}),
     f"{STARS}/splits/probe_val/n_examples": (200, {"list_spectra", "record_spectra", "join_store"}),
-    f"{STARS}/splits/fit_train/n_examples": (1050, {"list_spectra", "record_spectra", "join_store"}),
+    f"{STARS}/splits/fit_train/n_examples": (900, {"list_spectra", "record_spectra", "join_store"}),
     f"{STARS}/classes/label": ("M_H", {"label_spectra"}),
     f"{STARS}/classes/bins": (4, {"label_spectra"}),
     f"{K}/n_clusters": (255, {"fit"}),
@@ -179,6 +183,10 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
             "noise_std": "auto", "robust_iter": 2,
         }.items()
     },
+    "bases/long/method": ("srht", {"fit"}),
+    "bases/long/r_factor": (8.0, {"fit"}),
+    "bases/long/power_iter": (0, {"fit"}),
+    "bases/long/block_size": (1024, {"fit"}),
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -199,6 +207,23 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
             "polish_limit": 1, "top_n": 0, "memory_mb": 64, "void": "class",
         }.items()
     },
+    "weights/snapshots": (12, {*TRAIN, "decompose", "rebuild"}),
+    f"{R}/source": None,  # needs a second network
+    f"{R}/seed": (5, {"train_run"}),
+    f"{R}/steps": (100, {"train_run"}),
+    f"{R}/optimizer/lr": (0.001, {"train_run"}),
+    f"{R}/optimizer/betas": ([0.9, 0.9], {"train_run"}),
+    f"{R}/optimizer/weight_decay": (0.0, {"train_run"}),
+    f"{R}/optimizer/clip": (2.0, {"train_run"}),
+    f"{W}/source": None,
+    f"{W}/runs": (["gentle"], set()),  # seen by its inputs
+    f"{W}/held_out": (3, {"decompose", "rebuild"}),
+    f"{W}/n_components": (9, {"decompose"}),
+    f"{W}/method": ("dual", {"decompose"}),
+    f"{W}/block_size": (131072, {"decompose"}),
+    f"{W}/k": ([0, 8], {"rebuild"}),
+    f"{W}/judged": (2, {"rebuild"}),
+    f"{W}/n_images": (100, {"rebuild"}),
 }  # fmt: skip
 
 
@@ -229,7 +254,7 @@ def test_every_key_of_the_schema_has_its_edit():
             found |= leaves(child, path)
         return found - {()} or {path}
 
-    named = {"sources": (1, 3), "bases": (1,), "codings": (1,)}
+    named = {"sources": (1, 3), "bases": (1,), "codings": (1,), "weights": (2,)}
 
     def place(path: str) -> tuple[str, ...]:
         parts = path.split("/")
@@ -274,19 +299,18 @@ def test_default_numbers():
     assert source.n_rows("fit_train") == 128_000
     assert plan.topk("pca", "scenes") == [1, 4, 16, 64]
     large = ["topk-00256", "topk-01024"]
-    too_many = ["topk-00064", *large]
-    assert plan.dropped("scenes") == {"pca": large, "kernel-pca": too_many, "robust-pca": too_many}
+    assert plan.dropped("scenes") == {"pca": large}
+    assert list(plan.sweep("kernel-pca", "scenes")) == ["matched-00016", "dense"]
     assert list(plan.sweep("pca", "scenes")) == ["topk-00001", "topk-00004", "topk-00016", "topk-00064", "dense"]
     stars = plan.sources["stars"]
     assert (stars.n_tokens, stars.width, stars.layers) == (1, 512, ["layer-00"])
     assert [stars.n_shards(split) for split in stars.splits] == [1, 1, 1, 1]
-    assert [stars.first(split) for split in stars.splits] == [0, 1100, 1350, 1750]
+    assert [stars.first(split) for split in stars.splits] == [0, 1000, 1250, 1750]
     assert plan.topk("pca", "stars") == [1, 4, 16, 64, 256]
     assert plan.applied("kmeans-256") == plan.applied("kmeans-256-random") == ["scenes"]
-    assert "bases.pca: topk-01024 would keep all entries of stars and are left out" in list(plan.remarks())
-    remark, *others = (remark for remark in plan.remarks() if " of scenes " in remark)
-    assert remark == "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out"
-    assert {other.partition(": topk-00064, ")[0] for other in others} == {"bases.kernel-pca", "bases.robust-pca"}
+    remarks = list(plan.remarks())
+    assert "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out" in remarks
+    assert "bases.pca: topk-01024 would keep all entries of stars and are left out" in remarks
 
 
 def test_tiny_numbers():
@@ -350,7 +374,7 @@ def test_specifications_hold_what_scripts_read():
     stars = {"source": "stars", "split": "fit_val"}
     assert specs.simulate({"source": "stars"})["style"]["n_pixels"] == 512
     assert specs.list_spectra(stars) == {
-        "seed": 0, **stars, "first": 1100, "n_examples": 250, "n_pixels": 512, "bad_pixels": "refuse",
+        "seed": 0, **stars, "first": 1000, "n_examples": 250, "n_pixels": 512, "bad_pixels": "refuse",
         "normalise": "median", "spectra": {"kind": "simulated"},
     }  # fmt: skip
     own = specs.list_spectra({"source": "own", "split": "fit_val"})["spectra"]
@@ -366,6 +390,14 @@ def test_specifications_hold_what_scripts_read():
     assert "values" not in specs.encode_dense({**at, "basis": "pca"})
     fit = specs.fit({**scenes, "layer": "layer-03", "basis": "pca"})
     assert fit["basis"] == {"kind": "pca", "whiten": False, "tol": 0.0}
+    gentle, reseeded = (specs.train_run({**scenes, "run": run}) for run in ("gentle", "reseeded"))
+    own = specs.train(scenes)
+    assert (gentle["seed"], reseeded["seed"]) == (0, 1)
+    assert gentle["model"]["optimizer"]["lr"] == 0.0005
+    assert reseeded["model"] == {**own["model"], "steps": 200, "bar": {}}
+    assert own["snapshots"] == 16
+    decompose = specs.decompose({"collection": "pooled"})
+    assert (decompose["held_out"], decompose["n_components"]) == ([2, 6, 10, 14], 8)
     probe = specs.probe({**scenes, "layer": "layer-03", "basis": "kmeans-064", "coding": "few"})
     assert probe["coding"] == {"kind": "nearest", "k": 8, "values": "inverse-distance", "eps": 1e-6}
     assert specs.evaluate({**scenes, "layer": "layer-03", "basis": "kmeans-064"})["topk"] == []
@@ -421,3 +453,25 @@ def test_draw_and_list_share_the_splits_between_them():
     assert ("photos", "probe_train") in listed
     assert len(drawn | listed) == 8
     assert not drawn & listed
+
+
+def test_a_collection_takes_the_sources_training_and_the_runs_it_names():
+    plan = plan_of(default())
+    trainings = [(rule, job.get("run", "")) for rule, job in plan.trainings("pooled")]
+    assert trainings == [("train", ""), ("train_run", "reseeded"), ("train_run", "gentle")]
+    assert list(plan.trainings("trajectory")) == [("train", {"source": "scenes"})]
+    assert plan.snapshots[::15] == ["snapshot-01.safetensors", "snapshot-16.safetensors"]
+    assert plan.jobs("train_run", run="gentle") == [{"source": "scenes", "run": "gentle"}]
+
+
+def test_without_weights_nothing_is_kept():
+    config = default()
+    del config["weights"]
+    plan = plan_of(config)
+    assert plan.snapshots == []
+    assert not any(plan.jobs(rule) for rule in FAMILIES["weights"])
+
+
+@pytest.mark.parametrize(("n", "every", "expected"), [(16, 4, [2, 6, 10, 14]), (3, 4, [2]), (2, 4, []), (4, 2, [0, 2])])
+def test_held_out_places(n, every, expected):
+    assert held_out_places(n, every) == expected

@@ -55,6 +55,18 @@ def artifact(directory):
     }
 
 
+def network(directory):
+    """The files of a trained network, and the checkpoints that its training left."""
+    return {
+        "meta": f"{directory}/meta.json",
+        "config": f"{directory}/config.json",
+        "weights": f"{directory}/model.safetensors",
+        "history": f"{directory}/history.csv",
+        "snapshots": [f"{directory}/{name}" for name in plan.snapshots],
+        "run": f"{directory}/run.json",
+    }
+
+
 def figure(path, category="Figures"):
     """A file below `results` with its caption for `snakemake --report`."""
     return report(f"results/{path}", caption=f"../report/{Path(path).stem}.rst", category=category)
@@ -122,4 +134,6 @@ wildcard_constraints:
     layout="label|topk|dense",
     layer=r"layer-\d{2}",
     part=r"\d{5}",
+    run="|".join(plan.runs) or "(?!)",
+    collection="|".join(plan.collections) or "(?!)",
     name=config["name"],

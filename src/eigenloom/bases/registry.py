@@ -37,6 +37,7 @@ KINDS = {
     "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
     "robust_pca": Kind("eigenloom.bases.robust_pca", "RobustPCA", "projection"),
     "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
+    "srht_pca": Kind("eigenloom.bases.srht_pca", "SRHTPCA", "projection"),
 }
 
 

@@ -77,7 +77,7 @@ class ShiftedGram:
             torch.maximum(self.maximum, piece.amax(0).to(home), out=self.maximum)
             piece.sub_(self.shift.to(block.device))
             self.sums += piece.sum(0).to(home)
-        self.products += _products(block)
+        self.products += gram(block)
         self.n_rows += len(block)
 
     def finite(self) -> bool:
@@ -144,6 +144,18 @@ def refuse_nonfinite(batches: Batches) -> None:
         raise DataError(f"{first}; {count} entries of {start} rows are not finite: repair them or leave those rows out")
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b`` of float32 matrices, on the CPU by numpy's BLAS; infinite where it overflows.
+
+    numpy hands ``x.T @ x`` to syrk, half the work; and where one side is thin, 64 x 16 against 4096 columns, it took
+    half the time of torch on an EPYC.
+    """
+    if a.device.type != "cpu":
+        return a @ b
+    with np.errstate(over="ignore", invalid="ignore"):  # found and named by whoever asked for the product
+        return torch.from_numpy(a.numpy() @ b.numpy())
+
+
 def zero_rows(block: Tensor) -> Tensor:
     """Return the positions ``[m]`` of rows that are exactly zero, on the CPU; looks at one column first."""
     candidates = (block[:, 0] == 0).nonzero().squeeze(1)
@@ -158,13 +170,9 @@ def exact_mean(block: Tensor) -> Tensor:
         return torch.from_numpy(block.cpu().numpy().mean(0, dtype=np.float64))
 
 
-def _products(block: Tensor) -> Tensor:
-    """Return ``block^T block``."""
-    if block.device.type == "cpu":
-        x = block.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):  # found and named by finite() and mean_and_scatter()
-            return torch.from_numpy(x.T @ x)
+def gram(block: Tensor) -> Tensor:
+    """Return ``block^T block`` ``[d, d]`` of a float32 block ``[b, d]``: float32 from BLAS syrk, float64 on CUDA."""
     if block.device.type == "cuda":
         block = block.double()
         return block.T @ block
-    return (block.T @ block).cpu()
+    return product(block.T, block).cpu()

@@ -55,6 +55,7 @@ class Evidence:
     fits: Mapping[Place, Fit] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
     spectra: Mapping[str, list[Document]] = field(default_factory=dict)
+    weights: Mapping[str, Document] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -103,6 +104,7 @@ def gather(
     bases: Iterable[Path] = (),
     models: Iterable[Path] = (),
     spectra: Iterable[Path] = (),
+    weights: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -121,6 +123,7 @@ def gather(
         fits={_place(path, 5, 2, 3): _fit(path) for path in sorted(bases)},
         models={path.parts[-3]: _model(path) for path in sorted(models)},
         spectra=splits,
+        weights={path.parts[-2]: _weights(path) for path in sorted(weights)},
     )
 
 
@@ -162,6 +165,14 @@ def _model(path: Path) -> Model:
         for name, cell in row.items():
             history.setdefault(name, []).append(float(cell) if cell else math.nan)
     return Model(edge["metrics"], edge["bar"], history)
+
+
+def _weights(path: Path) -> Document:
+    """Read the results of a collection of checkpoints."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != "eigenloom.weights":
+        raise StoreError(f"{path}: holds no results of weights; delete it and run `rebuild` again")
+    return document
 
 
 def _sibling(path: Path, name: str, files: Document) -> str:
