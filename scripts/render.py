@@ -8,7 +8,7 @@ from job import Job, run
 
 def main(job: Job) -> None:
     """Read every edge, draw, write the figures, then the page."""
-    edges = {name: job.lists.get(name, []) for name in ("tables", "metrics", "reconstructions", "bases", "models")}
+    edges = {name: job.lists.get(name, []) for name in ("tables", "metrics", "reconstructions", "bases", "models", "races")}
     evidence = gather(**edges)
     figures = draw(evidence)
     for name, text in figures.items():
@@ -17,4 +17,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "tables", "metrics", "reconstructions", "bases", "models")
+    run(main, "tables", "metrics", "reconstructions", "bases", "models", "races")

@@ -13,7 +13,7 @@ Config = dict[str, Any]
 
 def contradictions(config: Config) -> list[str]:
     """Return one line per contradiction in a configuration that its schema accepts."""
-    lines = [*_references(config), *_bases(config), *_codings(config)]
+    lines = [*_references(config), *_bases(config), *_codings(config), *_race(config)]
     if lines:
         return lines
     plan = Plan(config)
@@ -70,6 +70,19 @@ def _codings(config: Config) -> Iterator[str]:
             if own in names:
                 yield f"codings.{name}: `{own}` is also made by codings.{names[own]}"
             names[own] = name
+
+
+def _race(config: Config) -> Iterator[str]:
+    """A race on the images of a source that trains no network."""
+    race = config["optimizers"]
+    trained = [n for n, s in config["sources"].items() if s["model"]["kind"] == "vit"]
+    if race["entries"] and race["source"] not in trained:
+        known = ", ".join(trained) or "none"
+        yield f"optimizers.source: `{race['source']}` trains no network; sources that do: {known}"
+    for name in ("reduced", "full"):
+        for key in ("warmup", "window"):
+            if race[name][key] > race[name]["steps"]:
+                yield f"optimizers.{name}.{key}: {race[name][key]} is more than the {race[name]['steps']} steps"
 
 
 def _source(source: Source) -> Iterator[str]:

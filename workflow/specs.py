@@ -12,7 +12,7 @@ from eigenloom.provenance import canonical_json, code_digest
 from plan import Plan, Wildcards
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
+SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables", "race_full": "race", "rank_full": "rank"} | dict.fromkeys(
     ("encode_label", "encode_topk", "encode_dense"), "encode"
 )
 """Rules whose script has another name."""
@@ -133,6 +133,40 @@ class Specs:
 
     def score(self, w: Wildcards) -> dict[str, Any]:
         """Whose result it is."""
+        return dict(w)
+
+    def race(self, w: Wildcards) -> dict[str, Any]:
+        """One optimizer on one task, at rates that an earlier sweep found."""
+        return self._race(w, "reduced")
+
+    def race_full(self, w: Wildcards) -> dict[str, Any]:
+        """The same, rates swept first."""
+        return self._race(w, "full")
+
+    def _race(self, w: Wildcards, name: str) -> dict[str, Any]:
+        race, task = self.config["optimizers"], w["task"]
+        entry = {key: value for key, value in race["entries"][w["entry"]].items() if value is not None}
+        rates = {key: entry.pop(key)[task] for key in ("lr", "adamw_lr")}
+        shape = dict(race["shapes"][task])
+        if task == "patches":
+            source = self.plan.sources[w["source"]]
+            preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
+            shape |= {"patch": source.model["patch"], "preprocess": preprocess}
+            shape |= {"void_weight": source.model["void_weight"], "labels": source.config["labels"]}
+        settings = {key: race[name][key] for key in ("steps", "warmup", "seeds", "window")}
+        return {
+            "seed": self.config["seed"],
+            "task": task,
+            "entry": entry,
+            "rates": rates,
+            "weight_decay": race["weight_decay"],
+            "shape": shape,
+            "sweep": name == "full",
+            **settings,
+        }
+
+    def rank_full(self, w: Wildcards) -> dict[str, Any]:
+        """Whose race it is."""
         return dict(w)
 
     def tabulate(self, w: Wildcards) -> dict[str, Any]:

@@ -28,6 +28,7 @@ rule render:
         reconstructions=outputs("evaluate", "reconstruction"),
         bases=outputs("fit", "meta"),
         models=outputs("train", "meta"),
+        races=outputs("race", "race"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -35,6 +36,7 @@ rule render:
         classes=figure("reports/{name}/classes.svg"),
         utilisation=figure("reports/{name}/utilisation.svg"),
         history=figure("reports/{name}/history.svg"),
+        optimizers=figure("reports/{name}/optimizers.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -45,7 +47,7 @@ rule render:
     params:
         spec=spec_for("render"),
     shell:
-        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models")
+        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models", "races")
 
 
 localrules:

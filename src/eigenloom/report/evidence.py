@@ -14,6 +14,7 @@ from typing import Any
 
 from eigenloom.errors import StoreError
 from eigenloom.provenance import text_digest
+from eigenloom.report.races import Entry, read_races
 from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
 from eigenloom.store.artifact import read_artifact
@@ -53,6 +54,7 @@ class Evidence:
     reconstructions: Mapping[Place, Document] = field(default_factory=dict)
     fits: Mapping[Place, Fit] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
+    races: Sequence[Entry] = ()
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -100,6 +102,7 @@ def gather(
     reconstructions: Iterable[Path] = (),
     bases: Iterable[Path] = (),
     models: Iterable[Path] = (),
+    races: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -114,6 +117,7 @@ def gather(
         reconstructions={_place(path, 4, 3, 2): read_reconstruction(path) for path in sorted(reconstructions)},
         fits={_place(path, 5, 2, 3): _fit(path) for path in sorted(bases)},
         models={path.parts[-3]: _model(path) for path in sorted(models)},
+        races=read_races(races),
     )
 
 

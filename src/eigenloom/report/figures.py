@@ -27,6 +27,7 @@ from eigenloom.report.drawing import (
 )
 from eigenloom.report.evidence import Evidence
 from eigenloom.report.findings import chosen_row, leading_codings
+from eigenloom.report.races import draw_races
 from eigenloom.report.tables import FLOOR_SUFFIX
 
 Document = Mapping[str, Any]
@@ -165,6 +166,11 @@ def histories(evidence: Evidence) -> str:
                 plain_log(ax.yaxis)
         legend(figure, axes)
         return svg(figure, "Histories of the fits")
+
+
+def optimizers(evidence: Evidence) -> str:
+    """Races of optimizers: loss against steps and against CPU seconds."""
+    return draw_races(evidence.races)
 
 
 TRIVIAL: dict[str, set[float]] = {"inertia_history": {1.0}, "utilisation_history": set(), "lr_history": {0.0, 1.0}}
