@@ -110,7 +110,7 @@ def compare_shaping(a: int, b: int, repeats: int) -> dict[str, Any]:
         quality=quality,
         limits={
             "two products": repeated(lambda: momentum @ (momentum.T @ basis)),
-            "one copy": repeated(lambda: momentum.clone()),
+            "one copy": repeated(momentum.clone),
         },
         target=">= 9x bfloat16, >= 36x float32, never below 8x",
     )
@@ -127,7 +127,9 @@ def compare_model_steps(repeats: int) -> dict[str, Any]:
         return net
 
     def muon_pair() -> Callable[[], torch.optim.Optimizer]:
-        groups = {group["algorithm"]: [p for _, p in group["params"]] for group in param_groups(model(), algorithm="muon")}
+        groups = {
+            group["algorithm"]: [p for _, p in group["params"]] for group in param_groups(model(), algorithm="muon")
+        }
         muon, adamw = torch.optim.Muon(groups["muon"]), torch.optim.AdamW(groups["adamw"])
         first, second = steps(muon, repeats), steps(adamw, repeats)
         return lambda: (first(), second())[0]
@@ -142,6 +144,11 @@ def compare_model_steps(repeats: int) -> dict[str, Any]:
     return compare(
         "optimizer step, character model",
         peers,
-        settings={"parameters": sum(p.numel() for p in model().parameters()), "blocks": 4, "width": 64, "steps": repeats},
+        settings={
+            "parameters": sum(p.numel() for p in model().parameters()),
+            "blocks": 4,
+            "width": 64,
+            "steps": repeats,
+        },
         target="<= 1.5 AdamW",
     )

@@ -54,7 +54,9 @@ def make_task(job: Job, facts: dict[str, Any]) -> Task:
         facts["text"] = {"sha256": text.sha256, "characters": len(text.train) + len(text.val)}
         return TextTask(text, context=shape["context"], schedule=schedule, **sizes)
     preprocess = Preprocess(shape["patch"], **shape["preprocess"])
-    splits = [LabelledPatches.from_images(open_images(job[n]), preprocess, torch.device("cpu")) for n in ("train", "val")]
+    splits = [
+        LabelledPatches.from_images(open_images(job[n]), preprocess, torch.device("cpu")) for n in ("train", "val")
+    ]
     config = ViTConfig(splits[0].grid, shape["patch"], n_labels=len(splits[0].classes), **sizes)
     return PatchTask(splits[0], splits[1], config, schedule)
 

@@ -8,7 +8,9 @@ from job import Job, run
 
 def main(job: Job) -> None:
     """Read every edge, draw, write the figures, then the page."""
-    edges = {name: job.lists.get(name, []) for name in ("tables", "metrics", "reconstructions", "bases", "models", "races")}
+    edges = {
+        name: job.lists.get(name, []) for name in ("tables", "metrics", "reconstructions", "bases", "models", "races")
+    }
     evidence = gather(**edges)
     figures = draw(evidence)
     for name, text in figures.items():

@@ -20,7 +20,6 @@ from eigenloom.store.atomic import explained, write_json
 from job import Job, run
 
 
-
 def spectra_teon(lr: float, **keys: Any) -> MakeOptimizer:
     """Return a factory of SpectraTEON, every parameter routed."""
     return lambda module: SpectraTEON.from_model(module, lr, **keys)

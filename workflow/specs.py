@@ -12,9 +12,13 @@ from eigenloom.provenance import canonical_json, code_digest
 from plan import Plan, Wildcards
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables", "race_full": "race", "rank_full": "rank"} | dict.fromkeys(
-    ("encode_label", "encode_topk", "encode_dense"), "encode"
-)
+SCRIPTS = {
+    "draw": "prepare",
+    "list_images": "prepare",
+    "tabulate": "write_tables",
+    "race_full": "race",
+    "rank_full": "rank",
+} | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
 """Rules whose script has another name."""
 FAMILY = "fake-clip"
 """The word that the shard protocol reserves for networks it does not know."""

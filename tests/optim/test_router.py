@@ -89,7 +89,9 @@ def test_gpt_with_fused_columns_and_a_tied_head():
     assert "lm_head.weight" not in rules
     names = [f"transformer.h.{i}.attn.c_attn.weight" for i in range(3)]
     assert stacks == [
-        stack for first in (0, 24, 48) for stack in ([(names[0], first, 24), (names[1], first, 24)], [(names[2], first, 24)])
+        stack
+        for first in (0, 24, 48)
+        for stack in ([(names[0], first, 24), (names[1], first, 24)], [(names[2], first, 24)])
     ]
     groups = param_groups(gpt2())
     assert groups[0]["transposed"] == [0, 1, 2]
@@ -107,7 +109,9 @@ def test_gpt_with_cross_attention_keeps_it_apart():
 def test_llama_with_grouped_queries():
     rules, stacks = table(llama())
     assert of(rules, "q_proj") == of(rules, "k_proj") == of(rules, "v_proj") == {"spectra_teon"}
-    assert of(rules, "o_proj") == of(rules, "up_proj") == of(rules, "down_proj") == of(rules, "gate_proj") == {"spectra"}
+    assert (
+        of(rules, "o_proj") == of(rules, "up_proj") == of(rules, "down_proj") == of(rules, "gate_proj") == {"spectra"}
+    )
     assert rules["lm_head.weight"] == "adamw"
     assert of(rules, "norm") == of(rules, "embed_tokens") == {"adamw-plain"}
     shapes = [{(name.split(".")[-2], n) for name, _, n in stack} for stack in stacks]
@@ -128,7 +132,9 @@ def test_an_encoder_decoder_never_mixes_its_attentions():
     rules, stacks = table(t5())
     assert of(rules, "SelfAttention.q.") == of(rules, "EncDecAttention.v.") == {"spectra_teon"}
     assert of(rules, "relative_attention_bias") == {"adamw-plain"}
-    kinds = [{(name.split(".")[0], name.split(".")[-3], name.split(".")[-2]) for name, _, _ in stack} for stack in stacks]
+    kinds = [
+        {(name.split(".")[0], name.split(".")[-3], name.split(".")[-2]) for name, _, _ in stack} for stack in stacks
+    ]
     assert all(len(kind) == 1 for kind in kinds)
     assert len(stacks) == 9
     assert all(len(stack) == 2 for stack in stacks)
@@ -246,7 +252,10 @@ def test_rules_roles_exclusions_and_rates():
         ({"stack": 0}, "stack is 0, must be at least 1"),
         ({"roles": {"x": "w"}}, "'w' is no role; use q, k or v"),
         ({"exclude": ("*.router.*",)}, r"'\*.router.\*' matches no parameter; names look like"),
-        ({"fused": {"*.q_proj": (1, 2, 3)}}, r"fused sizes \(1, 2, 3\) of .*q_proj.weight are not three that add up to 24"),
+        (
+            {"fused": {"*.q_proj": (1, 2, 3)}},
+            r"fused sizes \(1, 2, 3\) of .*q_proj.weight are not three that add up to 24",
+        ),
     ],
 )
 def test_refusals(keys, message):
@@ -265,7 +274,9 @@ def test_refusals(keys, message):
 class Fused(nn.Module):
     def __init__(self, width=12, blocks=3):
         super().__init__()
-        self.blocks = nn.ModuleList(nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(width, 3 * width)})}) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(width, 3 * width)})}) for _ in range(blocks)
+        )
         self.out = nn.Linear(width, 2)
 
 
@@ -274,7 +285,8 @@ class Separate(nn.Module):
         super().__init__()
         parts = ("q_proj", "k_proj", "v_proj")
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({"attn": nn.ModuleDict({part: nn.Linear(width, width) for part in parts})}) for _ in range(blocks)
+            nn.ModuleDict({"attn": nn.ModuleDict({part: nn.Linear(width, width) for part in parts})})
+            for _ in range(blocks)
         )
         self.out = nn.Linear(width, 2)
 
@@ -286,7 +298,9 @@ def test_a_fused_update_has_the_bits_of_three_separate_ones(algorithm):
     for one, three in zip(fused.blocks, separate.blocks, strict=True):
         for name, rows in zip(names, one["attn"]["qkv"].weight.detach().chunk(3), strict=True):
             three["attn"][name].weight.data.copy_(rows)
-    optimizers = [SpectraTEON.from_model(net, algorithm=algorithm, min_rank=2, oversample=2) for net in (fused, separate)]
+    optimizers = [
+        SpectraTEON.from_model(net, algorithm=algorithm, min_rank=2, oversample=2) for net in (fused, separate)
+    ]
     for step in range(5):
         draw = torch.Generator().manual_seed(step)
         for one, three in zip(fused.blocks, separate.blocks, strict=True):

@@ -57,7 +57,9 @@ class Characters:
 class CharGPT(nn.Module):
     """Numbers of characters ``[b, t]`` -> logits of the next one ``[b, t, n_characters]``; about 0.2 M parameters."""
 
-    def __init__(self, n_characters: int, width: int = 64, depth: int = 4, heads: int = 4, context: int = 64, seed: int = 0):
+    def __init__(
+        self, n_characters: int, width: int = 64, depth: int = 4, heads: int = 4, context: int = 64, seed: int = 0
+    ):
         """Draw the initial weights from ``seed``."""
         super().__init__()
         self.context = context
@@ -81,7 +83,7 @@ class CharGPT(nn.Module):
 
 @torch.inference_mode()
 def mean_loss(model: CharGPT, tokens: Tensor, n_characters: int = 16384) -> float:
-    """Return the cross-entropy in nats per character over the first ``n_characters`` of ``tokens``, windows side by side."""
+    """Return the cross-entropy in nats per character over ``n_characters`` of ``tokens``, window by window."""
     windows = min(n_characters, len(tokens) - 1) // model.context
     inputs = tokens[: windows * model.context].view(windows, -1)
     targets = tokens[1 : windows * model.context + 1].view(windows, -1)

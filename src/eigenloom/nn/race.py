@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eigenloom.batches import generator
-from eigenloom.nn.char_gpt import CharGPT, Characters, mean_loss
+from eigenloom.nn.char_gpt import Characters, CharGPT, mean_loss
 from eigenloom.nn.patch_data import LabelledPatches
 from eigenloom.nn.segmentation import judge
 from eigenloom.nn.training import MakeOptimizer, Schedule, train
@@ -27,7 +27,7 @@ FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """One training: loss of every step ``[steps]``, validation loss, CPU seconds of every optimizer step ``[steps]``."""
+    """One training: losses by step ``[steps]``, validation loss, CPU seconds of the optimizer by step ``[steps]``."""
 
     losses: Tensor
     loss: float

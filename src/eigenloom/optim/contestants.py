@@ -1,4 +1,4 @@
-"""Optimizers of the race by the words of the configuration: the rules of ``SpectraTEON``, and torch's Muon as a peer."""
+"""Optimizers of the race, as the configuration words them: rules of ``SpectraTEON``, and torch's Muon as a peer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

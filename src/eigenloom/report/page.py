@@ -75,8 +75,9 @@ FIGURES = {
         "Race of optimizers",
         "Training loss, mean over seeds with its 95 % interval, against steps and against the CPU seconds of one thread"
         " spent in the optimizer. All start from the same weights, see the same data in the same order, and share"
-        " schedule and weight decay; learning rates are those a sweep found earlier. Controls: no-spike lowers nothing,"
-        " exact shapes by a full singular value decomposition. A short race of small networks says nothing of large ones.",
+        " schedule and weight decay; learning rates are those a sweep found earlier. Controls: no-spike lowers"
+        " nothing, exact shapes by a full singular value decomposition. A short race of small networks says nothing of"
+        " large ones.",
     ),
 }
 """Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""

@@ -1,7 +1,7 @@
 """Races of optimizers: intervals, what they allow to be said, and their figure.
 
-A difference is claimed where the 95 % interval of the differences paired by seed excludes zero (Student's t). An entry whose
-best learning rate lies on the edge of its sweep is shown and takes no part in claims.
+A difference is claimed where the 95 % interval of the differences paired by seed excludes zero (Student's t). An entry
+whose best learning rate lies on the edge of its sweep is shown and takes no part in claims.
 """
 
 import math
@@ -125,9 +125,10 @@ def _against(ours: Sequence[Entry], baseline: Entry) -> Iterator[str]:
     """Compare the shaped entries with AdamW: loss at equal steps, CPU time of a step."""
     for verdict, words in ((True, "lower than"), (None, "not told apart from"), (False, "higher than")):
         if names := [e.name for e in ours if better(e, baseline) is verdict]:
-            yield f"at equal steps {', '.join(names)} {'has a loss' if len(names) == 1 else 'have losses'} {words} AdamW's."
+            yield f"at equal steps the loss of {', '.join(names)} is {words} AdamW's."
     for entry in ours:
-        yield f"a step of {entry.name} takes {entry.step_seconds / baseline.step_seconds:.1f} times the CPU time of AdamW's."
+        ratio = entry.step_seconds / baseline.step_seconds
+        yield f"a step of {entry.name} takes {ratio:.1f} times the CPU time of AdamW's."
 
 
 def race_table(entries: Sequence[Entry]) -> list[dict[str, str]]:
