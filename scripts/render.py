@@ -5,12 +5,10 @@ from eigenloom.report.page import draw, render
 from eigenloom.store.atomic import write_text
 from job import Job, run
 
-EDGES = ("tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights")
-
 
 def main(job: Job) -> None:
     """Read every edge, draw, write the figures, then the page."""
-    edges = {name: job.lists.get(name, []) for name in EDGES}
+    edges = {name: job.lists.get(name, []) for name in ("tables", "metrics", "reconstructions", "bases", "models")}
     evidence = gather(**edges)
     figures = draw(evidence)
     for name, text in figures.items():
@@ -19,4 +17,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    run(main, *EDGES)
+    run(main, "tables", "metrics", "reconstructions", "bases", "models")

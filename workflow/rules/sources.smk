@@ -45,8 +45,6 @@ rule label:
         run="artifacts/{source}/saev/shards/{split}/labels.run.json",
     log:
         "logs/label/{source}/{split}.log",
-    wildcard_constraints:
-        source=sources_of("label"),
     conda:
         CPU
     threads: 1
@@ -63,7 +61,11 @@ rule train:
         train="artifacts/{source}/images/fit_train/meta.json",
         val="artifacts/{source}/images/fit_val/meta.json",
     output:
-        **network("artifacts/{source}/model"),
+        meta="artifacts/{source}/model/meta.json",
+        config="artifacts/{source}/model/config.json",
+        weights="artifacts/{source}/model/model.safetensors",
+        history="artifacts/{source}/model/history.csv",
+        run="artifacts/{source}/model/run.json",
     log:
         "logs/train/{source}.log",
     benchmark:
