@@ -11,6 +11,7 @@ import torch
 
 from eigenloom.bases.base import load_basis, save_basis
 from eigenloom.bases.kmeans import KMeans
+from eigenloom.bases.kmeans_settings import Settings
 from eigenloom.bases.registry import floor_of
 from eigenloom.errors import ConfigError, DataError, Interrupted
 from eigenloom.linalg import assignment
@@ -405,3 +406,10 @@ def test_rows_of_another_width():
     basis = fit(weak(50), n_clusters=3)
     with pytest.raises(DataError, match=r"rows of shape \(4, 5\) cannot be encoded: this basis takes \[b, 16\]"):
         basis.assign(torch.zeros(4, 5))
+
+
+@pytest.mark.parametrize(("parameters", "rows"), [
+    ({"n_clusters": 4}, 16_384), ({"n_clusters": 4096}, 40_960), ({"n_clusters": 4, "init_rows": 7}, 7),
+])  # fmt: skip
+def test_seeding_sees_ten_rows_per_centre_and_never_few(parameters, rows):
+    assert Settings.parse(parameters).init_rows == rows
