@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src scripts tests benchmarks workflow
 
-.PHONY: help run test lint format bench verify stress docs clean
+.PHONY: help run test test-slurm lint format bench verify stress docs clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases, probes, report (CONFIG=path for another)
 	@$(BIN)/python scripts/unlock.py $(if $(CONFIG),--configfile $(CONFIG))
@@ -19,6 +19,9 @@ run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases,
 
 test: $(VENV)/.dev  ## Run all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+
+test-slurm: $(VENV)/.dev  ## Run the tests that need Slurm, on a cluster of their own (root; docs/howto/slurm.md)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/slurm
 
 lint: $(VENV)/.dev  ## Check style, types, floors, workflow
 	@$(BIN)/ruff format --check $(SOURCES)

@@ -1,4 +1,4 @@
-# The order of a run, from images to the report; each family of rules has its file, each family of files its target.
+# The order of a run, from raw data to the report; each family of rules has its file, each family of files its target.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -11,10 +11,12 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/records.smk"
 include: "workflow/rules/sources.smk"
+include: "workflow/rules/spectra.smk"
 include: "workflow/rules/stores.smk"
 include: "workflow/rules/stats.smk"
 include: "workflow/rules/fit.smk"
 include: "workflow/rules/encode.smk"
+include: "workflow/rules/weights.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/report.smk"

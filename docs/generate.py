@@ -124,20 +124,25 @@ def results_table(text: str | None = None) -> str:
     if text is None and not path.exists():
         return "Not built yet: `make run`."
     rows = json.loads(text or path.read_text(encoding="utf-8"))["rows"]
-    floors = {(row["layer"], row["basis"], row["coding"]): row for row in rows}
+    floors = {(row["source"], row["layer"], row["basis"], row["coding"]): row for row in rows}
+    chosen = [row for row in rows if row.get("chosen")]
+    many = len({row["source"] for row in chosen}) > 1
     lines = [
-        "| basis | coding | L0 | NMSE (random) | Probe R (random) | mAP (random) | |",
-        "|---|---|---:|---:|---:|---:|---|",
+        f"| {'source | ' * many}basis | coding | L0 | NMSE (random) | Probe R (random) | mAP (random) | |",
+        f"|---|{'---|' * many}---|---:|---:|---:|---:|---|",
     ]
+    for row in chosen:
+        floor = floors[row["source"], row["layer"], f"{row['basis']}-random", row["coding"]]
+        cells = [f"{row[key]:.3f} ({floor[key]:.3f})" for key in ("nmse", "probe_r", "map")]
+        link = f"[{row['layer']}]({row['path']})"
+        head = f"| {row['source']} " * many + f"| {row['basis']} | {row['coding']} | {row['l0']:.0f}"
+        lines.append(f"{head} | {' | '.join(cells)} | {link} |")
+    constant = {}
     for row in rows:
-        if row.get("chosen"):
-            floor = floors[row["layer"], f"{row['basis']}-random", row["coding"]]
-            cells = [f"{row[key]:.3f} ({floor[key]:.3f})" for key in ("nmse", "probe_r", "map")]
-            link = f"[{row['layer']}]({row['path']})"
-            lines.append(f"| {row['basis']} | {row['coding']} | {row['l0']:.0f} | {' | '.join(cells)} | {link} |")
-    layers = {row["layer"] for row in rows if row.get("chosen")}
-    constant = [row["map"] for row in rows if row["basis"] == "constant" and row["layer"] in layers]
-    lines.append(f"\nA constant score has Probe R 0 and mAP {constant[0]:.3f}; predicting the mean has NMSE 1.")
+        if row["basis"] == "constant" and (row["source"], row["layer"]) in {(r["source"], r["layer"]) for r in chosen}:
+            constant.setdefault(row["source"], row["map"])
+    words = ", ".join(f"{value:.3f}{f' ({source})' * many}" for source, value in constant.items())
+    lines.append(f"\nA constant score has Probe R 0 and mAP {words}; predicting the mean has NMSE 1.")
     return "\n".join(lines)
 
 

@@ -87,9 +87,14 @@ def run(main: Callable[[Job], None], *names: str) -> None:
     arguments = parser.parse_args()
     if "torch" in sys.modules:  # numpy's BLAS reads OMP_NUM_THREADS, which Snakemake exports
         sys.modules["torch"].set_num_threads(arguments.threads)
+    finish(lambda: main(Job(arguments, names)))
+
+
+def finish(work: Callable[[], None]) -> None:
+    """Do the work and exit as ``run`` does; for scripts with a command line of their own."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
-        main(Job(arguments, names))
+        work()
     except Interrupted as error:
         logging.getLogger("eigenloom").warning("%s", error)
         sys.exit(SIGTERM_STATUS)

@@ -11,7 +11,7 @@ def main(job: Job) -> None:
     join_store(
         job.out.parent,
         job.spec,
-        images=job["images"],
+        examples=job["examples"],
         shards=job.lists["shards"],
         labels=job.lists.get("labels", [None])[0],
         inputs=job.inputs,
@@ -19,4 +19,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "images", "model", "shards", "labels")
+    run(main, "examples", "model", "shards", "labels")

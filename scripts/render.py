@@ -5,10 +5,12 @@ from eigenloom.report.page import draw, render
 from eigenloom.store.atomic import write_text
 from job import Job, run
 
+EDGES = ("tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights")
+
 
 def main(job: Job) -> None:
     """Read every edge, draw, write the figures, then the page."""
-    edges = {name: job.lists.get(name, []) for name in ("tables", "metrics", "reconstructions", "bases", "models")}
+    edges = {name: job.lists.get(name, []) for name in EDGES}
     evidence = gather(**edges)
     figures = draw(evidence)
     for name, text in figures.items():
@@ -17,4 +19,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "tables", "metrics", "reconstructions", "bases", "models")
+    run(main, *EDGES)

@@ -1,4 +1,4 @@
-"""Train the small ViT on the patch labels of fit_train, and hold it against its bar on fit_val."""
+"""Train the small ViT on the patch labels of fit_train, keep checkpoints, and hold it against its bar on fit_val."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from eigenloom.nn.checkpoint import ARCHITECTURE, FORMAT, VERSION, describe, wri
 from eigenloom.nn.patch_data import LabelledPatches
 from eigenloom.nn.segmentation import check_bar, judge
 from eigenloom.nn.training import Schedule, adamw, train, write_history
+from eigenloom.nn.trajectory import Trajectory, snapshot_steps
 from eigenloom.nn.vit import SmallViT, ViTConfig
 from eigenloom.progress import Console
 from eigenloom.sources.images import open_images
@@ -31,19 +32,23 @@ def main(job: Job) -> None:
     schedule = Schedule(spec["steps"], spec["batch_size"], spec["warmup"], optimizer.pop("clip"), spec["void_weight"])
     sizes = {key: spec[key] for key in ("patch", "width", "depth", "heads")}
     model = SmallViT(ViTConfig(data.grid, n_labels=len(data.classes), **sizes), job.spec["seed"]).to(device)
-    source = job.out.parent.parent.name  # artifacts/{source}/model/meta.json
-    console = Console(Path("logs", "train", f"{source}.jsonl"), os.environ.get("EIGENLOOM_WANDB_PROJECT"), source)
+    # artifacts/{source}/model/meta.json, or artifacts/{source}/runs/{run}/meta.json
+    name = "-".join(job.out.parent.parts[-3:]).removeprefix("artifacts-").removesuffix("-model")
+    console = Console(Path("logs", "train", f"{name}.jsonl"), os.environ.get("EIGENLOOM_WANDB_PROJECT"), name)
     make_optimizer = OPTIMIZERS[optimizer.pop("kind")](**optimizer)
+    identity = {"spec": job.spec, "inputs": job.inputs}
+    steps = snapshot_steps(schedule.steps, job.spec["snapshots"])
+    trajectory = Trajectory(job.snapshot.with_name("snapshots"), identity, steps)
     losses = train(
-        model, data, schedule, make_optimizer, seed=job.spec["seed"], resume=job.snapshot,
-        identity={"spec": job.spec, "inputs": job.inputs}, progress=console,
+        model, data, schedule, make_optimizer, seed=job.spec["seed"], resume=job.snapshot, identity=identity,
+        progress=console, on_step=trajectory,
     )  # fmt: skip
     metrics = judge(model, data, splits["val"], schedule.void_weight)
     logging.getLogger("eigenloom").info("fit_val: %s", metrics)
     check_bar(metrics, spec["bar"])
     with explained(job.out):
         job.out.unlink(missing_ok=True)
-    files = write_model(job.out.parent, model, preprocess)
+    files = write_model(job.out.parent, model, preprocess) | trajectory.publish(job.out.parent)
     files["history.csv"] = write_history(job.out.with_name("history.csv"), losses, schedule, optimizer["lr"])
     write_json(job.out.with_name("run.json"), job.facts(**console.close()))
     edge = {
@@ -51,6 +56,7 @@ def main(job: Job) -> None:
         "version": VERSION,
         "architecture": ARCHITECTURE,
         "config": describe(model.config, preprocess),
+        "snapshots": steps,
     }
     facts = {"metrics": asdict(metrics), "bar": spec["bar"], "files": files, "spec": job.spec, "inputs": job.inputs}
     write_json(job.out, {**edge, **facts})

@@ -101,6 +101,38 @@ def path_of(layer, basis, coding):
     return f"results/s/{layer}/{basis}/{coding}/metrics.json"
 
 
+def weights(kept=0.8, mean=0.3, random=0.35, left=0.1, walk=0.3, runs=("model",)):
+    """The ``metrics.json`` of a collection: accuracy and error of held-out checkpoints at k = 2, and their controls."""
+    samples = [
+        {"training": run, "step": 10 * i, "held_out": i == 2, "scores": [10.0 * place + i, i**2 / 4], "accuracy": None}
+        for place, run in enumerate(runs)
+        for i in range(4)
+    ]
+    rows = []
+    for k in (0, 2):
+        accuracy = {"fitted": mean if k == 0 else 0.9, "held_out": mean if k == 0 else kept}
+        errors = {"fitted": 1.0 if k == 0 else 0.01, "held_out": 1.0 if k == 0 else left}
+        rows.append({
+            "k": k, "bytes": 400 * (k + 1), "nmse_fitted": errors["fitted"], "nmse_held_out": errors["held_out"],
+            "nmse_held_out_random": 1.0 - 0.001 * k, "nmse_fitted_walk": 1.0 - 0.4 * k,
+            "nmse_held_out_walk": 1.0 if k == 0 else walk, "accuracy_fitted": accuracy["fitted"],
+            "accuracy_held_out": accuracy["held_out"], "accuracy_held_out_random": mean if k == 0 else random,
+        })  # fmt: skip
+    optimizer = {"kind": "adamw", "lr": 0.002}
+    return {
+        "format": "eigenloom.weights", "version": 1, "n_features": 100, "n_components": 2, "method": "dual",
+        "orthonormality_error": 1e-7,
+        "trainings": [{"name": run, "seed": i, "steps": 40, "optimizer": optimizer} for i, run in enumerate(runs)],
+        "samples": samples, "shares": [0.8, 0.1], "shares_walk": [0.6, 0.15],
+        "original": {"fitted": 0.9, "held_out": 0.85}, "curve": rows,
+        "groups": [
+            {"group": "blocks.0", "n_numbers": 90, "nmse": 0.2}, {"group": HOSTILE, "n_numbers": 10, "nmse": None}
+        ],
+        "groups_k": 2, "sketch": {"residual_ratio": 1.0123, "largest_angle": 3.21},
+        "files": {}, "spec": {}, "inputs": {},
+    }  # fmt: skip
+
+
 def documents(**overrides):
     """All metrics by path; PCA loses to its floor, k-means beats it, and the later layer knows more."""
     found = {}
@@ -148,6 +180,7 @@ def write_tree(root, names=("", "-random")):
                     document = probe(layer, coding, 0.4 if suffix else 0.5)
                     document["parameters"] = scores.finite(document["parameters"])
                     write_json(root / f"artifacts/s/probes/{basis}{suffix}/{coding}/{layer}/meta.json", document)
+    write_json(root / "results/weights/pooled/metrics.json", weights(runs=("model", "other")))
     model, history = root / "artifacts/s/model", "step,loss,lr\n0,2.0,0.1\n1,1.0,\n"
     edge = {
         "format": "eigenloom.model",

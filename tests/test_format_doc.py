@@ -1,12 +1,22 @@
 """``docs/format.md`` says what the code does: its tables are parsed and compared with what is written."""
 
+import json
 import re
 from pathlib import Path
 
+import made_up_results
 import pytest
 import torch
+from checkpoint_files import collection
 from recordings import record
+from safetensors import safe_open
 
+from eigenloom.bases.weights import ERROR_KEYS, ERRORS_FORMAT, ERRORS_VERSION
+from eigenloom.nn import weights
+from eigenloom.sources import checkpoint_layout, spectra_edge
+from eigenloom.sources.checkpoints import Checkpoints
+from eigenloom.sources.simulated_spectra import BLOCK_ROWS, UNITS
+from eigenloom.sources.survey_keys import SurveyKeys
 from eigenloom.store import artifact, joining, protocol, recording, sidecar
 from eigenloom.store.atomic import read_json
 
@@ -43,6 +53,7 @@ def test_constants():
         "activation store": f"`{sidecar.FORMAT}` version {sidecar.VERSION}",
         "shard edge": f"`{joining.SHARD_FORMAT}` version {joining.VERSION}",
         "labels edge": f"`{joining.LABELS_FORMAT}` version {joining.VERSION}",
+        "spectra edge": f"`{spectra_edge.FORMAT}` version {spectra_edge.VERSION}",
         "artifact": f"`{artifact.FORMAT}` version {artifact.VERSION}",
         "default `max_tokens_per_shard`": str(protocol.MAX_TOKENS_PER_SHARD),
         "most shards of a recording": str(protocol.MAX_SHARDS),
@@ -74,6 +85,14 @@ def test_edges_have_the_documented_keys():
     assert tuple(re.findall("`([a-z_]+)`", sentence)) == joining.COMMON
 
 
+def test_surveys_have_the_documented_keys():
+    assert [row[1].strip("`") for row in table("Survey of spectra")] == list(vars(SurveyKeys()).values())
+    assert keys("Spectra edge") == spectra_edge.KEYS
+    labels = re.search(r"its labels are (.*?)\.", SECTIONS["Survey of spectra"], re.S)[1]
+    assert re.findall("`([^`]+)`", labels) == list(UNITS)
+    assert f"blocks of {BLOCK_ROWS};" in SECTIONS["Survey of spectra"]
+
+
 def test_artifacts_have_the_documented_keys(tmp_path):
     artifact.write_artifact(tmp_path, kind="thing", parameters={}, arrays={"x": torch.zeros(2)})
     meta = read_json(tmp_path / "meta.json")
@@ -83,6 +102,15 @@ def test_artifacts_have_the_documented_keys(tmp_path):
     assert re.findall('"([a-z0-9]+)"', rows["files"]) == list(meta["files"]["arrays.safetensors"])
     assert listed("Artifact", "Dtypes") == list(artifact.DTYPES.values())
     assert {path.name for path in tmp_path.iterdir()} == {"meta.json", "arrays.safetensors", "run.json"}
+
+
+def test_a_single_file_keeps_its_meta_under_the_documented_key(tmp_path):
+    artifact.write_single(tmp_path / "x.safetensors", kind="thing", parameters={}, arrays={"x": torch.zeros(2)})
+    (key,) = re.findall("header's key `([a-z]+)`", SECTIONS["Artifact"])
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert list(header) == [key] == [artifact.HEADER_KEY]
+    assert json.loads(header[key])["files"] == {}
 
 
 def test_choices():
@@ -97,6 +125,7 @@ def test_choices():
     [
         ("Sidecar `store.json`", sidecar),
         ("Artifact", artifact),
+        ("Spectra edge", spectra_edge),
         ("Shard edge `shard-NNNNN.json`", joining.SHARD_FORMAT),
         ("Labels edge `labels.json`", joining.LABELS_FORMAT),
     ],
@@ -109,3 +138,15 @@ def test_formats_and_versions(section, constant):
 
 def test_code_shards_have_a_section():
     assert "Code shards" in SECTIONS
+
+
+def test_weights_have_the_documented_keys(tmp_path):
+    paths, _ = collection(tmp_path)
+    assert keys("`layout.json`") == tuple(Checkpoints(paths).layout.document())
+    assert tuple(row[0].strip("`") for row in table("`errors.json`")) == ERROR_KEYS
+    rows = {row[0]: row[1] for row in table("`layout.json`")}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{checkpoint_layout.FORMAT}`", str(checkpoint_layout.VERSION))
+    rows = {row[0]: row[1] for row in table("`results/weights/{collection}/metrics.json`")}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{weights.FORMAT}`", str(weights.VERSION))
+    assert f"`{ERRORS_FORMAT}`), `version` ({ERRORS_VERSION})" in SECTIONS["`errors.json`"]
+    assert keys("`results/weights/{collection}/metrics.json`") == tuple(made_up_results.weights())

@@ -49,11 +49,13 @@ def _with_defaults(validator: Any, properties: Any, instance: Any, node: Any) ->
 
 
 def _by_kind(validator: Any, alternatives: Any, instance: Any, node: Any) -> Iterator[ValidationError]:
-    """Validate against the one alternative whose ``kind`` the instance has."""
+    """Validate against the one alternative whose ``kind`` the instance has, or else the node's default has."""
     if not isinstance(instance, dict):
         yield ValidationError("", validator="type", validator_value="object", instance=instance)
         return
     kinds = {a["properties"]["kind"]["const"]: a for a in alternatives}
+    if "default" in node:
+        instance.setdefault("kind", node["default"]["kind"])
     kind = instance.get("kind")
     if kind in kinds:
         yield from validator.descend(instance, kinds[kind], schema_path=kind)
@@ -118,6 +120,7 @@ WORDS: dict[str, Callable[[ValidationError], str]] = {
     "exclusiveMinimum": lambda e: f"{_shown(e.instance)} is not above {e.validator_value}",
     "maximum": lambda e: f"{_shown(e.instance)} is above the greatest value {e.validator_value}",
     "exclusiveMaximum": lambda e: f"{_shown(e.instance)} is not below {e.validator_value}",
+    "minLength": lambda e: "is empty",
     "minItems": lambda e: (
         f"{_shown(e.instance)} has {len(e.instance)} entries, at least {e.validator_value} are needed"
     ),
@@ -132,6 +135,7 @@ WORDS: dict[str, Callable[[ValidationError], str]] = {
 PATTERNS = {
     "^[a-z0-9]+(-[a-z0-9]+)*$": "is not a name: lower-case letters, digits and single hyphens",
     "^[^/~].*$": "must be relative to the repository; link a folder elsewhere below `data/`",
+    "^auto$": "is neither a number (YAML wants a dot before an exponent) nor auto",
     "^(auto|cpu|mps|cuda(:[0-9]+)?)$": "is not a device: auto, cpu, mps, cuda or cuda:N",
 }
 

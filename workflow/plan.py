@@ -5,13 +5,11 @@ Plain data, no Snakemake: rules state their paths, a ``Plan`` states over which 
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from eigenloom.bases.registry import find_kind, floor_of
-from source import FIT_SPLITS, PROBE_SPLITS, Source, cuts, number
-
-Wildcards = dict[str, str]
+from source import FIT_SPLITS, PROBE_SPLITS, Source, Wildcards, cuts, number
+from source_kinds import build
 
 LAYOUTS = {"label": "distance", "topk": "projection", "dense": "projection"}
 """Layout of code files -> the geometry it is written for by default; ``dense`` serves both."""
@@ -22,17 +20,23 @@ CODINGS_BY_GEOMETRY = {
     ),
     "projection": ("dense", "topk"),
 }  # fmt: skip
-GPU_FITS = ("kmeans",)
+PLANNING_KEYS = ("kind", "codings", "sources")
+"""Keys of a basis that are no parameters of its fit."""
+GPU_FITS = ("kmeans", "kernel_pca", "robust_pca")
 """Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
-    "stores": ("draw", "list_images", "train", "record", "label", "join_store"),
+    "spectra": ("simulate", "list_spectra"),
+    "stores": (
+        "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
+    ),
+    "weights": ("train_run", "decompose", "rebuild"),
     "moments": ("measure", "join_moments"),
     "bases": ("fit",),
     "codes": ("encode_label", "encode_topk", "encode_dense", "join_codes"),
     "probes": ("probe",),
     "metrics": ("evaluate", "score"),
     "report": ("tabulate", "render"),
-}
+}  # fmt: skip
 """Family, which is also the name of a target -> the rules that make its files."""
 
 
@@ -44,16 +48,14 @@ class Plan:
         self.config = config
         self._indices: dict[tuple[str, tuple[str, ...]], dict[tuple[str | None, ...], list[Wildcards]]] = {}
         self._sweeps: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-        self.sources: dict[str, Source] = {}
-        for name, entry in sorted(config["sources"].items(), key=lambda item: "source" in item[1]["model"]):
-            self.sources[name] = Source(name, entry, self.sources.get(entry["model"].get("source")))
+        self.sources: dict[str, Source] = build(config["sources"])
 
     @cached_property
     def bases(self) -> dict[str, dict[str, Any]]:
         """Every basis and its floor: name -> kind and parameters, absent ones left to the kind."""
         bases = {}
         for name, entry in self.config["bases"].items():
-            parameters = {k: v for k, v in entry.items() if k not in ("kind", "codings") and v is not None}
+            parameters = {k: v for k, v in entry.items() if k not in PLANNING_KEYS and v is not None}
             bases[name] = {"kind": entry["kind"], **parameters}
             bases[self.floor(name)] = floor_of(entry["kind"], parameters)
         return bases
@@ -67,15 +69,23 @@ class Plan:
         """Name the configured basis that a basis or floor belongs to."""
         return basis if basis in self.config["bases"] else basis.removesuffix("-random")
 
+    def applied(self, basis: str) -> list[str]:
+        """Return the sources that a basis or floor is fitted on: those it names, else all."""
+        chosen = self.config["bases"][self.owner(basis)].get("sources")
+        return [name for name in self.sources if not chosen or name in chosen]
+
     def geometry(self, basis: str) -> str:
         """Say where a basis's codes come from: ``distance`` or ``projection``."""
         return find_kind(self.bases[basis]["kind"]).geometry
 
     def n_elements(self, basis: str, source: str) -> int:
-        """Return the width of a code, as far as the configuration tells; at most the row length for projections."""
+        """Return the width of a code, as far as the configuration tells; mostly at most the row length."""
         entry = self.bases[basis]
         width = self.sources[source].width
-        return entry["n_clusters"] if "n_clusters" in entry else min(entry.get("n_components", width), width)
+        if "n_clusters" in entry:
+            return entry["n_clusters"]
+        n_components = entry.get("n_components", width)
+        return n_components if find_kind(entry["kind"]).beyond_width else min(n_components, width)
 
     def sweep(self, basis: str, source: str) -> dict[str, dict[str, Any]]:
         """Return the codings of a basis: name -> kind and parameters; a list of ``k`` makes one coding per entry.
@@ -89,14 +99,15 @@ class Plan:
 
     def dropped(self, source: str) -> dict[str, list[str]]:
         """Return for each basis the codings that the sweep leaves out because they would keep everything."""
-        listed = {b: [n for n, c in self._listed(b) if self._keeps_all(c, b, source)] for b in self.config["bases"]}
+        applied = [basis for basis in self.config["bases"] if source in self.applied(basis)]
+        listed = {b: [n for n, c in self._listed(b) if self._keeps_all(c, b, source)] for b in applied}
         return {basis: names for basis, names in listed.items() if names}
 
     @cached_property
     def codings(self) -> list[str]:
         """Every coding that some basis has on some source."""
         return sorted(
-            {coding for basis in self.bases for source in self.sources for coding in self.sweep(basis, source)}
+            {coding for basis in self.bases for source in self.applied(basis) for coding in self.sweep(basis, source)}
         )
 
     @property
@@ -117,9 +128,7 @@ class Plan:
         for source in self.sources.values():
             for basis, names in self.dropped(source.name).items():
                 yield f"bases.{basis}: {', '.join(names)} would keep all entries of {source.name} and are left out"
-            for name, images in source.config["images"].items():
-                if "root" in images and not Path(images["root"]).exists():
-                    yield f"sources.{source.name}.images.{name}: {images['root']} is absent; edits of it are not seen"
+            yield from source.absent()
 
     def _keeps_all(self, coding: Mapping[str, Any], basis: str, source: str) -> bool:
         return "k" in coding and coding["k"] >= self.n_elements(basis, source)
@@ -171,32 +180,42 @@ class Plan:
         keys = tuple(sorted(given))
         if (rule, keys) not in self._indices:
             index: dict[tuple[str | None, ...], list[Wildcards]] = {}
-            for job in getattr(self, f"_{rule}")(rule):
+            for job in getattr(self, f"_{rule}", self._recorded)(rule):
                 index.setdefault(tuple(job.get(key) for key in keys), []).append(job)
             self._indices[rule, keys] = index
         return self._indices[rule, keys].get(tuple(given[key] for key in keys), [])
 
-    def _splits(self) -> Iterator[tuple[Source, Wildcards]]:
-        for source in self.sources.values():
-            for split in source.splits:
-                yield source, {"source": source.name, "split": split}
+    def _recorded(self, rule: str) -> Iterator[Wildcards]:
+        return (job for source in self.sources.values() for job in source.jobs.get(rule, ()))
 
-    def _draw(self, rule: str) -> Iterator[Wildcards]:
-        return (w for s, w in self._splits() if (s.images(w["split"])["kind"] == "scenes") == (rule == "draw"))
+    def trainings(self, collection: str) -> Iterator[tuple[str, Wildcards]]:
+        """Yield rule and wildcards of the trainings whose checkpoints form a collection, the source's own first."""
+        entry = self.collections[collection]
+        yield "train", {"source": entry["source"]}
+        yield from (("train_run", {"source": entry["source"], "run": run}) for run in entry["runs"])
 
-    _list_images = _draw
+    @property
+    def snapshots(self) -> list[str]:
+        """Names of the checkpoints that every training keeps."""
+        return [f"snapshot-{i:02d}.safetensors" for i in range(1, self.config["weights"]["snapshots"] + 1)]
 
-    def _train(self, _rule: str) -> Iterator[Wildcards]:
-        return ({"source": source.name} for source in self.sources.values() if source.trainer is None)
+    @property
+    def collections(self) -> Mapping[str, Mapping[str, Any]]:
+        """Checkpoints that are decomposed together: name -> trainings and parameters."""
+        return self.config["weights"]["collections"]
 
-    def _record(self, _rule: str) -> Iterator[Wildcards]:
-        return ({**w, "part": number(i)} for s, w in self._splits() for i in range(s.n_shards(w["split"])))
+    @property
+    def runs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Further trainings: name -> source and what differs from the source's own."""
+        return self.config["weights"]["runs"]
 
-    def _label(self, _rule: str) -> Iterator[Wildcards]:
-        return (w for source, w in self._splits() if source.has_masks(w["split"]))
+    def _train_run(self, _rule: str) -> Iterator[Wildcards]:
+        return ({"source": entry["source"], "run": run} for run, entry in self.runs.items())
 
-    def _join_store(self, _rule: str) -> Iterator[Wildcards]:
-        return (w for _, w in self._splits())
+    def _decompose(self, _rule: str) -> Iterator[Wildcards]:
+        return ({"collection": collection} for collection in self.collections)
+
+    _rebuild = _decompose
 
     def _measure(self, _rule: str) -> Iterator[Wildcards]:
         for source in self.sources:
@@ -211,8 +230,9 @@ class Plan:
 
     def _fit(self, _rule: str) -> Iterator[Wildcards]:
         for basis in self.bases:
-            for source in self.sources.values():
-                yield from ({"source": source.name, "basis": basis, "layer": layer} for layer in source.layers)
+            for source in self.applied(basis):
+                for layer in self.sources[source].layers:
+                    yield {"source": source, "basis": basis, "layer": layer}
 
     _evaluate = _fit
 

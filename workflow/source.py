@@ -1,12 +1,18 @@
-"""One source of rows: its images, its network, and the arithmetic of its shards."""
+"""One source of rows: what every kind of it can say of itself, and the arithmetic of its shards.
 
-from collections.abc import Mapping
+A kind is a class: it names its rules and over which wildcards they run, says how long its rows are, and finds the
+contradictions in its own part of a configuration. ``sources.KINDS`` lists the kinds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
+Wildcards = dict[str, str]
 SPLITS = ("fit_train", "fit_val", "probe_train", "probe_val")
 FIT_SPLITS, PROBE_SPLITS = SPLITS[:2], SPLITS[2:]
-WITH_MASKS = ("scenes", "segmentation_folder")
 
 
 def number(n: int) -> str:
@@ -24,45 +30,97 @@ def cuts(n: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, n))) for start in range(0, n, size)]
 
 
-def patches_of(images: Mapping[str, Any], patch: int) -> int | None:
-    """Return the number of patches of images that are taken as they are, where the configuration tells their size."""
-    return (images["canvas"] // patch) ** 2 if "canvas" in images else None
+def held_out_places(n_snapshots: int, every: int) -> list[int]:
+    """Return which checkpoints of a training are left out of a fit: the last but one of each ``every``, 0-based."""
+    return list(range(every - 2, n_snapshots, every))
 
 
 @dataclass(frozen=True)
-class Source:
-    """One source: its images, its network and the arithmetic of its shards."""
+class Source(ABC):
+    """One source: its configuration, and the source that it takes something from, where it does."""
 
     name: str
     config: Mapping[str, Any]
-    trainer: "Source | None"
-    """The source that trains the network, when another does."""
+    owner: "Source | None" = None
+
+    examples: ClassVar[str]
+    """Directory, below the source's, of the edges that say which examples a split consists of."""
+    recorder: ClassVar[str]
+    """The rule that records a shard."""
+    labeller: ClassVar[str]
+    """The rule that labels the rows of a split."""
+    has_cls: ClassVar[bool]
+    """Whether a token of every example is stored that is not a row."""
+
+    @classmethod
+    def needs(cls, config: Mapping[str, Any]) -> str | None:
+        """Name the source that this one takes something from; None where it stands alone."""
+        del config
+        return None
+
+    @classmethod
+    def references(cls, name: str, config: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a line for each name in the configuration that nothing carries."""
+        del name, config, sources
+        yield from ()
+
+    @abstractmethod
+    def contradictions(self) -> Iterator[str]:
+        """Yield a line for each contradiction in the configuration."""
 
     @property
-    def model(self) -> Mapping[str, Any]:
-        """The parameters of the network."""
-        return (self.trainer or self).config["model"]
-
-    @property
-    def model_source(self) -> str:
-        """Name of the source that trains the network."""
-        return (self.trainer or self).name
-
-    @property
+    @abstractmethod
     def width(self) -> int:
         """Length of a row."""
-        return self.model["width"]
 
     @property
+    @abstractmethod
     def n_tokens(self) -> int | None:
-        """Patches per image; None where the configuration does not tell, which ``consistency`` refuses."""
-        trained_on = (self.trainer or self).images("fit_train")
-        return self.model["preprocess"]["n_patches"] or patches_of(trained_on, self.model["patch"])
+        """Rows per example at one layer; None where the configuration does not tell, which is refused."""
+
+    @property
+    @abstractmethod
+    def layer_numbers(self) -> list[int]:
+        """The recorded layers, 0-based."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """What the rows come out of, as the shard protocol names a checkpoint."""
+
+    @abstractmethod
+    def _jobs(self) -> Mapping[str, list[Wildcards]]:
+        """Return rule -> the wildcards of its jobs, for the rules that end in a recording, ``join_store`` left out."""
+
+    def model_edges(self) -> list[str]:
+        """Return the edge of the network whose activations are recorded; none where rows are the data themselves."""
+        return []
+
+    def examples_edge(self, split: str) -> str:
+        """Return the edge that says which examples a split consists of."""
+        return f"artifacts/{self.name}/{self.examples}/{split}/meta.json"
+
+    def absent(self) -> Iterator[str]:
+        """Yield a remark for each path of the user's that is not there."""
+        yield from ()
+
+    @cached_property
+    def jobs(self) -> Mapping[str, list[Wildcards]]:
+        """Rule -> the wildcards of its jobs, for the rules that end in a recording."""
+        return {**self._jobs(), "join_store": [self.of(split) for split in self.splits]}
+
+    def of(self, split: str) -> Wildcards:
+        """Return the wildcards of a split."""
+        return {"source": self.name, "split": split}
+
+    def shards(self) -> list[Wildcards]:
+        """Return the wildcards of every shard."""
+        return [{**self.of(s), "part": number(i)} for s in self.splits for i in range(self.n_shards(s))]
 
     @property
     def layers(self) -> list[str]:
         """Names of the recorded layers."""
-        return [layer_name(layer) for layer in self.config["layers"]]
+        return [layer_name(layer) for layer in self.layer_numbers]
 
     @property
     def splits(self) -> list[str]:
@@ -74,16 +132,8 @@ class Source:
         """Whether there are labelled rows to probe."""
         return "probe_train" in self.config["splits"]
 
-    def images(self, split: str) -> Mapping[str, Any]:
-        """Return the set of images that a split is cut from."""
-        return self.config["images"][self.config["splits"][split]["images"]]
-
-    def has_masks(self, split: str) -> bool:
-        """Say whether the patches of a split have labels."""
-        return self.images(split)["kind"] in WITH_MASKS
-
     def n_examples(self, split: str) -> int:
-        """Return the number of images of a split."""
+        """Return the number of examples of a split."""
         return self.config["splits"][split]["n_examples"]
 
     def n_rows(self, split: str) -> int:
@@ -91,7 +141,7 @@ class Source:
         return self.n_examples(split) * (self.n_tokens or 0)
 
     def n_shards(self, split: str) -> int:
-        """Return the number of shards: whole images, as many as the budget of tokens admits; CLS counts."""
-        per_example = ((self.n_tokens or 0) + 1) * len(self.config["layers"])
-        per_shard = max(1, self.config["record"]["max_tokens_per_shard"] // per_example)
+        """Return the number of shards: whole examples, as many as the budget of tokens admits; CLS counts."""
+        per_example = ((self.n_tokens or 0) + self.has_cls) * len(self.layer_numbers)
+        per_shard = max(1, self.config["record"]["max_tokens_per_shard"] // max(1, per_example))
         return -(-self.n_examples(split) // per_shard)

@@ -9,12 +9,18 @@ from typing import Any
 
 from eigenloom.bases.registry import find_kind
 from eigenloom.provenance import canonical_json, code_digest
-from plan import Plan, Wildcards
+from image_source import ImageSource
+from plan import Plan
+from source import Wildcards, held_out_places
+from spectra_source import STYLE, SpectraSource
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {"draw": "prepare", "list_images": "prepare", "tabulate": "write_tables"} | dict.fromkeys(
-    ("encode_label", "encode_topk", "encode_dense"), "encode"
-)
+SCRIPTS = {
+    "draw": "prepare",
+    "list_images": "prepare",
+    "train_run": "train",
+    "tabulate": "write_tables",
+} | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
 """Rules whose script has another name."""
 FAMILY = "fake-clip"
 """The word that the shard protocol reserves for networks it does not know."""
@@ -34,9 +40,21 @@ class Specs:
         own = {} if rule in ("join_codes", "score") else {"kind": kind}
         return canonical_json({**getattr(self, rule)(wildcards), "code": code(rule, own.get("kind"))})
 
+    def _images(self, w: Wildcards) -> ImageSource:
+        """Return the source of a job on images."""
+        source = self.plan.sources[w["source"]]
+        assert isinstance(source, ImageSource)
+        return source
+
+    def _spectra(self, w: Wildcards) -> SpectraSource:
+        """Return the source of a job on spectra."""
+        source = self.plan.sources[w["source"]]
+        assert isinstance(source, SpectraSource)
+        return source
+
     def draw(self, w: Wildcards) -> dict[str, Any]:
         """Which images of which set, in an order that the seed decides."""
-        source = self.plan.sources[w["source"]]
+        source = self._images(w)
         cut = source.config["splits"][w["split"]]
         sizes = {"n_examples": cut["n_examples"], "first": cut["first"]}
         images = dict(source.images(w["split"]))
@@ -48,10 +66,27 @@ class Specs:
 
     def train(self, w: Wildcards) -> dict[str, Any]:
         """The network and its training."""
-        source = self.plan.sources[w["source"]]
+        source = self._images(w)
         preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
         model = {**source.model, "preprocess": preprocess}
-        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"]}
+        kept = {"snapshots": self.config["weights"]["snapshots"]}
+        return {"seed": self.config["seed"], "model": model, "labels": source.config["labels"], **kept}
+
+    def train_run(self, w: Wildcards) -> dict[str, Any]:
+        """The network of a source, trained otherwise: no bar, and a warm-up that fits."""
+        spec, run = self.train(w), self.plan.runs[w["run"]]
+        warmup = min(spec["model"]["warmup"], run["steps"])
+        spec["model"] |= {"steps": run["steps"], "warmup": warmup, "bar": {}}
+        spec["model"] |= {"optimizer": run["optimizer"]} if "optimizer" in run else {}
+        return spec | ({} if run["seed"] is None else {"seed": run["seed"]})
+
+    def decompose(self, w: Wildcards) -> dict[str, Any]:
+        """Which checkpoints are left out, and how the others are decomposed."""
+        return self._collection(w, "n_components", "method", "block_size")
+
+    def rebuild(self, w: Wildcards) -> dict[str, Any]:
+        """How far the decomposition is cut, and on how many networks and images it is judged."""
+        return self._collection(w, "k", "judged", "n_images")
 
     def record(self, w: Wildcards) -> dict[str, Any]:
         """One shard of a recording."""
@@ -60,26 +95,54 @@ class Specs:
             "source": w["source"],
             "split": w["split"],
             "shard": int(w["part"]),
-            "layers": source.config["layers"],
+            "layers": source.layer_numbers,
             "n_examples": source.n_examples(w["split"]),
             **source.config["record"],
         }
 
     def label(self, w: Wildcards) -> dict[str, Any]:
         """How patches get their labels."""
-        source = self.plan.sources[w["source"]]
+        source = self._images(w)
         geometry = {"resize": source.model["preprocess"]["resize"], "n_patches": source.n_tokens}
         return {**w, "patch": source.model["patch"], "preprocess": geometry, "rule": source.config["labels"]}
+
+    def simulate(self, w: Wildcards) -> dict[str, Any]:
+        """Stars and instrument."""
+        spectra = self._spectra(w).spectra
+        style = {key: spectra[key] for key in STYLE}
+        return {"seed": self.config["seed"], "n_spectra": spectra["n_spectra"], "style": style}
+
+    def list_spectra(self, w: Wildcards) -> dict[str, Any]:
+        """Which spectra of the file a split consists of, and how they are treated."""
+        source = self._spectra(w)
+        own = ("kind", "path", "keys")
+        return {
+            "seed": self.config["seed"],
+            **w,
+            "first": source.first(w["split"]),
+            "n_examples": source.n_examples(w["split"]),
+            "n_pixels": source.spectra["n_pixels"],
+            **{key: source.config[key] for key in ("bad_pixels", "normalise")},
+            "spectra": {key: value for key, value in source.spectra.items() if key in own},
+        }
+
+    def record_spectra(self, w: Wildcards) -> dict[str, Any]:
+        """One shard of recorded spectra."""
+        return self.record(w)
+
+    def label_spectra(self, w: Wildcards) -> dict[str, Any]:
+        """The label that is cut into classes."""
+        return {**w, **self.plan.sources[w["source"]].config["classes"]}
 
     def join_store(self, w: Wildcards) -> dict[str, Any]:
         """The description of a recording."""
         source = self.plan.sources[w["source"]]
         return {
             **w,
-            "layers": source.config["layers"],
+            "layers": source.layer_numbers,
             "n_examples": source.n_examples(w["split"]),
             "max_tokens_per_shard": source.config["record"]["max_tokens_per_shard"],
-            "ckpt": source.model_source,
+            "ckpt": source.origin,
             "family": FAMILY,
         }
 
@@ -140,6 +203,12 @@ class Specs:
         return dict(w)
 
     render = tabulate
+
+    def _collection(self, w: Wildcards, *keys: str) -> dict[str, Any]:
+        """Parameters of a collection, and the places of the checkpoints left out in each of its trainings."""
+        entry = self.plan.collections[w["collection"]]
+        held_out = held_out_places(self.config["weights"]["snapshots"], entry["held_out"])
+        return {"seed": self.config["seed"], **w, "held_out": held_out, **{key: entry[key] for key in keys}}
 
     def _applied(self, w: Wildcards) -> dict[str, Any]:
         """The layer that a basis is applied to, and whether its rows may have drifted."""

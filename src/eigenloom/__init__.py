@@ -11,17 +11,29 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Basis": "eigenloom.bases.base",
+    "KernelPCA": "eigenloom.bases.kernel_pca",
     "KMeans": "eigenloom.bases.kmeans",
     "PCA": "eigenloom.bases.pca",
+    "SRHTPCA": "eigenloom.bases.srht_pca",
     "RandomDirections": "eigenloom.bases.random_directions",
+    "RobustPCA": "eigenloom.bases.robust_pca",
     "load_basis": "eigenloom.bases.base",
     "save_basis": "eigenloom.bases.base",
     "Batches": "eigenloom.batches",
+    "ColumnBlocks": "eigenloom.batches",
     "ArrayRows": "eigenloom.sources.arrays",
     "ActivationRows": "eigenloom.sources.activations",
+    "Hdf5Rows": "eigenloom.sources.hdf5",
+    "SpectraRows": "eigenloom.sources.spectra",
     "Moments": "eigenloom.moments",
+    "pcp": "eigenloom.linalg.pcp",
+    "SRHT": "eigenloom.linalg.srht",
+    "fwht": "eigenloom.linalg.fwht",
     "Standardization": "eigenloom.moments",
     "StandardizedRows": "eigenloom.moments",
+    "SpectraTEON": "eigenloom.optim.spectra_teon",
+    "spectra_shape": "eigenloom.optim.shape",
+    "orthogonalize": "eigenloom.linalg.orthogonalize",
 }
 
 

@@ -1,4 +1,4 @@
-"""Rows of a matrix as a stream that can be walked again: the contract between data and fits.
+"""Rows, or columns, of a matrix as a stream that can be walked again: the contract between data and fits.
 
 Also the two decisions every consumer of rows shares: which device to use and where randomness comes from.
 """
@@ -45,6 +45,29 @@ class Batches(Protocol):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Return ``n`` distinct rows ``[n, d]``, uniform, in random order (each prefix is a sample)."""
+        ...
+
+
+@runtime_checkable
+class ColumnBlocks(Protocol):
+    """``n_rows`` long rows of ``n_features`` numbers, delivered a range of columns of all rows at a time.
+
+    For rows that are too long to hold even a few of, such as the flattened weights of a model. Walking twice gives
+    the same numbers. A source may also offer ``locate(row, feature) -> str``, which names a place for a message.
+    """
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Length of a row."""
+        ...
+
+    def column_blocks(self, size: int) -> Iterator[Tensor]:
+        """Yield ``[n_rows, c]`` float32 on the CPU: consecutive ranges of ``size`` columns, the last one shorter."""
         ...
 
 

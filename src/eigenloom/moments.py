@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eigenloom.batches import Batches
+from eigenloom.batches import Batches, ColumnBlocks
 from eigenloom.errors import ConfigError, DataError, MismatchError
 from eigenloom.linalg.accumulate import ShiftedGram, refuse_nonfinite, row_blocks, zero_rows
 from eigenloom.progress import Progress
@@ -83,9 +83,9 @@ class Standardization:
 
     @classmethod
     def identity(cls, n_features: int, layer: str = "") -> "Standardization":
-        """Return the one that changes nothing."""
-        zero = torch.zeros(n_features, dtype=torch.float64)
-        return cls("none", layer, zero, torch.ones_like(zero))
+        """Return the one that changes nothing; its mean and scale are one number each, expanded to any length."""
+        zero = torch.zeros(1, dtype=torch.float64)
+        return cls("none", layer, zero.expand(n_features), torch.ones_like(zero).expand(n_features))
 
     @classmethod
     def from_moments(cls, moments: Moments, kind: str = "standard", layer: str = "") -> "Standardization":
@@ -113,7 +113,8 @@ class Standardization:
         head = f"eigenloom.standardization/1\x00{self.kind}\x00{self.layer}\x00{self.mean.shape[0]}\x00".encode()
         hasher = hashlib.sha256(head)
         for tensor in (self.mean, self.scale):
-            hasher.update(tensor.to(torch.float64).contiguous().cpu().numpy().astype("<f8").tobytes())
+            for part in tensor.split(1 << 16):  # rows of millions are digested in little memory
+                hasher.update(part.to(torch.float64).cpu().numpy().astype("<f8").tobytes())
         return hasher.hexdigest()
 
     def apply(self, x: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class StandardizedRows:
         return locate(row, feature) if locate is not None else ""
 
 
-def standardization_of(batches: Batches) -> Standardization:
+def standardization_of(batches: Batches | ColumnBlocks) -> Standardization:
     """Return the standardization that rows come through; the identity for plain ones."""
     if isinstance(batches, StandardizedRows):
         return batches.standardization

@@ -20,9 +20,9 @@ logger = logging.getLogger("eigenloom")
 class Progress:
     """The silent base: accepts everything, shows nothing."""
 
-    def track(self, batches: Iterable[Sized], label: str, total: int) -> Iterator[Sized]:
-        """Yield the batches unchanged while counting ``len(batch)`` of ``total`` rows under ``label``."""
-        del label, total
+    def track(self, batches: Iterable[Sized], label: str, total: int, unit: str = "row") -> Iterator[Sized]:
+        """Yield the batches unchanged while counting ``len(batch)`` of ``total`` rows (or ``unit``) under ``label``."""
+        del label, total, unit
         yield from batches
 
     def log(self, phase: str, step: int, **values: float) -> None:
@@ -48,9 +48,9 @@ class Console(Progress):
 
             self._run = wandb.init(project=wandb_project, name=name)
 
-    def track(self, batches: Iterable[Sized], label: str, total: int) -> Iterator[Sized]:
+    def track(self, batches: Iterable[Sized], label: str, total: int, unit: str = "row") -> Iterator[Sized]:
         """Yield the batches and move a bar of rows."""
-        with tqdm(total=total, desc=label, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=not sys.stderr.isatty()) as bar:
             for batch in batches:
                 yield batch
                 rows = len(batch)  # type: ignore[arg-type]

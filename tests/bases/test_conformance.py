@@ -24,14 +24,21 @@ from eigenloom.moments import Standardization, StandardizedRows, moments_of_rows
 from eigenloom.sources.arrays import ArrayRows
 
 PARAMETERS = {
+    "kernel_pca": {"n_components": 4, "n_landmarks": 32},
     "kmeans": {"n_clusters": 4, "n_init": 2, "max_iter": 8},
     "pca": {"n_components": 4},
+    # Rows without structure: a sparse part may not cost so little that it takes the small directions.
+    "robust_pca": {"n_components": 4, "noise_std": 0.0, "lambda_": 0.06, "sample_rows": 600},
     "random_directions": {"n_components": 4},
+    "srht_pca": {"n_components": 4},
 }
-SIZE = {"kmeans": "n_clusters", "pca": "n_components", "random_directions": "n_components"}
+SIZE = dict.fromkeys(PARAMETERS, "n_components") | {"kmeans": "n_clusters"}
 # Where a promise holds only in part: what is granted, and why.
 SLACK_IN_K = {"kmeans": 0.01}  # clusterings of different sizes are not nested
-HELD_FIXED = {"kmeans": lambda rows: {"init": rows[:4]}}  # for another order of rows: seeds are drawn by position
+HELD_FIXED = {  # for another order of rows: seeds, landmarks and the rows that decide gamma are drawn by position
+    "kernel_pca": lambda rows: {"landmark_choice": rows[:32], "gamma": 0.2},
+    "kmeans": lambda rows: {"init": rows[:4]},
+}
 
 N_ROWS, N_FEATURES = 3 * BLOCK_ROWS + 700, 6
 

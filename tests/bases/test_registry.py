@@ -16,7 +16,8 @@ def test_every_kind_is_where_the_registry_says():
 
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'kmaens' is not a kind of basis; known: kmeans, pca, random_directions"):
+    known = "kernel_pca, kmeans, pca, random_directions, robust_pca, srht_pca"
+    with pytest.raises(ConfigError, match=f"'kmaens' is not a kind of basis; known: {known}"):
         find_kind("kmaens")
 
 
@@ -25,6 +26,10 @@ def test_floors_are_random_bases_of_the_same_size():
     assert (floor["kind"], floor["n_clusters"], floor["init"], floor["max_iter"]) == ("kmeans", 7, "random", 0)
     assert floor_of("pca", {"n_components": 5, "whiten": True}) == {"kind": "random_directions", "n_components": 5}
     assert floor_of("pca", {}) == {"kind": "random_directions"}
+    floor = floor_of("kernel_pca", {"n_components": 9, "kernel": "poly", "landmark_choice": "k-means++"})
+    assert floor == {
+        "kind": "kernel_pca", "n_components": 9, "kernel": "poly", "landmark_choice": "uniform", "directions": "random",
+    }  # fmt: skip
 
 
 def test_the_registry_loads_no_torch():

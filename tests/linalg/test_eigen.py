@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eigenloom.linalg.eigen import descending_eigh, orient
+from eigenloom.linalg.eigen import descending_eigh, leading_eigh, orient
 
 
 def random_symmetric(d, seed=0):
@@ -73,3 +73,14 @@ def test_of_equal_entries_the_first_is_positive():
     for noise in (0.0, 1e-15, -1e-15):
         vectors = torch.tensor([[-half, half + noise], [half + noise, half]], dtype=torch.float64)
         assert (orient(vectors, torch.zeros(2), 1.0)[:, 0] > 0).all()
+
+
+def test_leading_pairs_are_those_of_the_whole_decomposition():
+    matrix = random_symmetric(30)
+    values, vectors = descending_eigh(matrix)
+    for k in (1, 7, 30):
+        leading, columns = leading_eigh(matrix, k)
+        assert ((leading - values[:k]) / values[:k]).abs().max() < 1e-10
+        assert ((columns @ vectors[:k].T).abs() - torch.eye(k)).abs().max() < 1e-9
+    singular = torch.outer(matrix[0], matrix[0])
+    assert (leading_eigh(singular, 5)[0] >= 0).all()

@@ -75,6 +75,7 @@ def tree(tmp_path_factory):
         ("reconstructions", "results/*/*/*/reconstruction.json"),
         ("bases", "artifacts/*/bases/*/*/meta.json"),
         ("models", "artifacts/*/model/meta.json"),
+        ("weights", "results/weights/*/metrics.json"),
     ):
         edges[name] = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
     assert run_script("render", root, {"name": "t"}, PAGE, **edges) == (0, "")
@@ -116,7 +117,8 @@ def test_every_link_leads_to_a_file_or_a_section(tree, page):
         else:
             assert Path(os.path.normpath((tree[0] / PAGE).parent / link)).is_file(), link
     numbers = {link for link in found.links if link.endswith("metrics.json")}
-    assert numbers == {f"../../{path.removeprefix('results/')}" for path in tree[1]["metrics"]}
+    linked = [*tree[1]["metrics"], *tree[1]["weights"]]
+    assert numbers == {f"../../{path.removeprefix('results/')}" for path in linked}
 
 
 def test_floors_stand_beside_the_numbers(page):
@@ -154,7 +156,7 @@ def test_the_network_stands_beside_its_bar(metrics, bar, words):
     said = model_sentence(Model(metrics, bar, {}))
     assert words in said
     assert "bar 0.000" not in said
-    assert model_sentence(None) == "not trained by this run"
+    assert model_sentence(None) == "activations of a network that this source did not train"
 
 
 def test_same_inputs_same_bytes(tree, page):

@@ -36,6 +36,14 @@ def test_distance_codings_share_the_reconstruction_of_onehot_and_say_so():
     assert (shared["metrics"]["l0"], own["metrics"]["l0"]) == (4.0, 1.0)
 
 
+def test_a_topk_that_left_nothing_out_shares_the_reconstruction_of_dense():
+    edge = probe("layer-01", "topk-00016")
+    edge["parameters"]["coding_name"] = "dense"
+    document = scores.merge({**SPEC, "coding": "topk-00016"}, {}, reconstruction("layer-01", "pca"), edge)
+    assert document["metrics"]["nmse"] == 0.25 / 4
+    assert document["reconstruction_of"] == "dense"
+
+
 def test_a_coding_without_reconstruction_is_refused():
     with pytest.raises(StoreError, match=r"knows \['dense', 'topk-00001'\], not 'topk-00004'"):
         scores.merge({**SPEC, "coding": "topk-00004"}, {}, reconstruction("layer-01", "pca"), probe("layer-01", "topk"))

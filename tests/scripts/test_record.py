@@ -5,24 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from coloured_patches import ColouredPatches
-from PIL import Image
+from coloured_patches import MODEL, prepare_coloured
 
 import label
 import record
 import train
 from eigenloom.errors import ConfigError, DataError, StoreError
 from eigenloom.provenance import file_digest
-from eigenloom.sources.images import open_images, prepare_images
+from eigenloom.sources.images import open_images
 from eigenloom.store.artifact import file_problems
 from job import Job
 
-MODEL = {
-    "kind": "vit", "width": 16, "depth": 3, "heads": 2, "patch": 4, "steps": 30, "batch_size": 8, "warmup": 5,
-    "optimizer": {"kind": "adamw", "lr": 0.004, "betas": [0.9, 0.98], "weight_decay": 0.05, "clip": 1.0},
-    "void_weight": 0.3, "bar": {"below_prior": True},
-    "preprocess": {"resize": "none", "n_patches": None, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
-}  # fmt: skip
 RECORD = {
     "source": "s", "split": "fit_train", "shard": 0, "layers": [0, 2], "n_examples": 20, "max_tokens_per_shard": 120,
     "batch_size": 3, "forward_dtype": "float32",
@@ -38,7 +31,7 @@ def job(out, spec, **edges):
 def training(root, **changes):
     out = root / "artifacts/s/model/meta.json"
     edges = {"train": root / "images/fit_train/meta.json", "val": root / "images/fit_val/meta.json"}
-    return job(out, {"seed": 0, "model": {**MODEL, **changes}}, **edges)
+    return job(out, {"seed": 0, "model": {**MODEL, **changes}, "snapshots": 3}, **edges)
 
 
 def recording(root, name="shards", **changes):
@@ -52,17 +45,7 @@ def recording(root, name="shards", **changes):
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipeline")
     for split, n, seed in (("fit_train", 20, 0), ("fit_val", 8, 1)):
-        pictures = ColouredPatches(n, seed)
-        folder = root / split
-        for i in range(n):
-            for kind, array in (("images", pictures.image(i)), ("masks", pictures.mask(i))):
-                path = folder / kind / f"{i:02d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(path)
-        options = {"kind": "segmentation_folder", "root": str(folder), "classes": {"red": [1], "blue": [2]}}
-        options["void"] = [0]
-        path = root / "images" / split / "meta.json"
-        prepare_images(path, options, seed=0, split=split, first=0, n_examples=n)
+        prepare_coloured(root, split, n, seed)
     return root
 
 
@@ -76,11 +59,14 @@ def trained(root):
 
 def test_the_model_edge(root, trained):
     directory = root / "artifacts/s/model"
-    names = {"format", "version", "architecture", "config", "metrics", "bar", "files", "spec", "inputs"}
+    names = {"format", "version", "architecture", "config", "snapshots", "metrics", "bar", "files", "spec", "inputs"}
     assert set(trained) == names
     assert (trained["format"], trained["architecture"]) == ("eigenloom.model", "eigenloom.vit")
     assert (trained["config"]["grid"], trained["config"]["n_labels"]) == ([2, 3], 3)
-    assert set(trained["files"]) == {"config.json", "model.safetensors", "history.csv"}
+    snapshots = {f"snapshot-{i:02d}.safetensors": 10 * i for i in (1, 2, 3)}
+    assert trained["snapshots"] == snapshots
+    assert set(trained["files"]) == {"config.json", "model.safetensors", "history.csv", *snapshots}
+    assert trained["files"]["snapshot-03.safetensors"] == trained["files"]["model.safetensors"]
     assert file_problems(directory, trained["files"], verify=True) == []
     assert trained["metrics"]["loss"] < trained["metrics"]["prior_loss"]
     assert trained["inputs"][str(root / "images/fit_val/meta.json")] == file_digest(root / "images/fit_val/meta.json")

@@ -11,7 +11,7 @@ from recordings import numbers, record, saev_record
 from eigenloom.batches import Batches
 from eigenloom.batches import generator as keyed
 from eigenloom.errors import ConfigError, DataError, StoreError
-from eigenloom.sources import activations
+from eigenloom.sources import block_rows
 from eigenloom.sources.activations import ActivationRows
 from eigenloom.store import reading
 from eigenloom.store.protocol import Layout
@@ -139,7 +139,7 @@ def test_shuffle_ignores_batch_size_shards_and_chunks(store, tmp_path, monkeypat
     assert torch.equal(joined(batches), order)
     assert {len(batch) for batch in batches[:-1]} <= {min(batch_size, N)}
     record(tmp_path, Layout(23, (1, 3, 4), 5, True, 7, 1000))
-    monkeypatch.setattr(activations, "CHUNK_BYTES", 3 * 28)
+    monkeypatch.setattr(block_rows, "CHUNK_BYTES", 3 * 28)
     assert torch.equal(joined(ActivationRows(open_store(tmp_path), 3, **SMALL).shuffled(seeded())), order)
 
 
@@ -212,9 +212,9 @@ def test_sample_too_large(store):
 def test_sample_is_uniform_also_in_its_prefix(monkeypatch, dense):
     """Chi-square over ten blocks, of all and of the first three drawn; 9 degrees of freedom, p = 1e-4 at 33.7."""
     if not dense:
-        monkeypatch.setattr(activations, "PERMUTATION_ROWS", 0)
+        monkeypatch.setattr(block_rows, "PERMUTATION_ROWS", 0)
     generator = seeded(1)
-    draws = torch.stack([activations._distinct(20, 100, generator) for _ in range(400)])
+    draws = torch.stack([block_rows._distinct(20, 100, generator) for _ in range(400)])
     assert all(len(set(draw.tolist())) == 20 for draw in draws)
     for part in (draws, draws[:, :3]):
         counts = torch.bincount(part.flatten() // 10, minlength=10).double()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from eigenloom.errors import StoreError
-from eigenloom.store.artifact import DTYPES, read_artifact, write_artifact
+from eigenloom.store.artifact import DTYPES, read_artifact, read_single, write_artifact, write_single
 
 ARRAYS = {"b": torch.arange(6).reshape(2, 3), "a": torch.tensor([0.5, -1.0]), "scalar": torch.tensor(3.0)}
 
@@ -104,3 +105,46 @@ def test_nan_is_refused(tmp_path):
     write(tmp_path, arrays={"a": torch.tensor([1.0, float("nan")])})
     with pytest.raises(StoreError, match="a holds NaN or Inf"):
         read_artifact(tmp_path)
+
+
+def single(path, **changes):
+    return write_single(path, **{"kind": "thing", "parameters": {"k": 2}, "arrays": ARRAYS, **changes})
+
+
+def test_one_file_round_trip(tmp_path):
+    path = tmp_path / "x.safetensors"
+    digest = single(path)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest() == single(tmp_path / "again.safetensors")
+    artifact = read_single(path, kind="thing")
+    assert artifact.parameters == {"k": 2}
+    assert artifact.meta["files"] == artifact.run == {}
+    assert all(torch.equal(artifact.arrays[name], ARRAYS[name]) for name in ARRAYS)
+
+
+def test_a_damaged_or_foreign_single_file_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(StoreError, match=r"x\.safetensors: no such file"):
+        read_single(path)
+    single(path)
+    whole = path.read_bytes()
+    for size in (0, 5, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(StoreError, match=r"x\.safetensors: is damaged or not a safetensors file"):
+            read_single(path)
+    save_file(ARRAYS, path)
+    with pytest.raises(StoreError, match="is not an eigenloom artifact"):
+        read_single(path)
+    single(path)
+    with pytest.raises(StoreError, match="is a 'thing', where a 'other' is needed"):
+        read_single(path, kind="other")
+    single(path, arrays={"x": torch.tensor([torch.nan])})
+    with pytest.raises(StoreError, match="x holds NaN or Inf"):
+        read_single(path)
+    save_file({"b": ARRAYS["b"]}, path, metadata={"meta": json.dumps(read_single_meta(tmp_path))})
+    with pytest.raises(StoreError, match=r"holds .* promises"):
+        read_single(path)
+
+
+def read_single_meta(tmp_path):
+    single(tmp_path / "y.safetensors")
+    return read_single(tmp_path / "y.safetensors").meta

@@ -408,7 +408,7 @@ def edges(directory, layout=LAYOUT, labels=True):
         "source": "numbers", "split": "fit_val", "layers": list(layout.layers), "n_examples": layout.n_examples,
         "max_tokens_per_shard": layout.max_tokens_per_shard, "ckpt": "tiny", "family": "fake-clip", "code": "ee",
     }  # fmt: skip
-    return {"spec": spec, "images": images, "shards": shards, "labels": directory / "labels.json" if labels else None}
+    return {"spec": spec, "examples": images, "shards": shards, "labels": directory / "labels.json" if labels else None}
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -483,14 +483,14 @@ def test_joining_lists_all_and_looks_at_the_files(tmp_path):
 def test_the_script(tmp_path, monkeypatch):
     arguments = edges(tmp_path)
     command = ["join_store.py", "--spec", canonical_json(arguments["spec"])]
-    command += ["--out", str(tmp_path / "store.json"), "--images", str(arguments["images"])]
-    command += ["--model", str(arguments["images"]), "--labels", str(arguments["labels"])]
+    command += ["--out", str(tmp_path / "store.json"), "--examples", str(arguments["examples"])]
+    command += ["--model", str(arguments["examples"]), "--labels", str(arguments["labels"])]
     command += ["--shards", *map(str, arguments["shards"])]
     monkeypatch.setattr(sys, "argv", command)
     script = Path(__file__).parents[2] / "scripts" / "join_store.py"
     runpy.run_path(str(script), run_name="__main__")
     store = open_store(tmp_path / "store.json")
-    paths = (*arguments["shards"], arguments["images"], arguments["labels"])
+    paths = (*arguments["shards"], arguments["examples"], arguments["labels"])
     assert set(store.sidecar["inputs"]) == {str(path) for path in paths}
     assert read_json(tmp_path / "run.json")["seconds"] >= 0
 

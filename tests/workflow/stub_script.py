@@ -15,8 +15,12 @@ BESIDE = {
     "image_folder": ["files.json", "run.json"],
     "segmentation_folder": ["files.json", "run.json"],
     "train": ["config.json", "model.safetensors", "history.csv", "run.json"],
+    "simulate": ["survey.h5", "run.json"],
+    "list_spectra": ["rows.npy", "wavelength.npy", "run.json"],
     "record": ["acts0{number}.bin", "{stem}.run.json"],
+    "record_spectra": ["acts0{number}.bin", "{stem}.run.json"],
     "label": ["labels.bin", "labels.run.json"],
+    "label_spectra": ["labels.bin", "labels.run.json"],
     "join_store": ["metadata.json", "shards.json", "run.json"],
     "measure": ["{stem}.safetensors", "{stem}.run.json"],
     "join_moments": ARTIFACT,
@@ -26,7 +30,17 @@ BESIDE = {
     "evaluate": ["nmse_curve.csv"],
     "score": ["per_class.csv", "features.csv"],
     "write_tables": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
-    "render": ["nmse_l0.svg", "layers.svg", "classes.svg", "utilisation.svg", "history.svg"],
+    "render": [
+        "nmse_l0.svg",
+        "layers.svg",
+        "classes.svg",
+        "utilisation.svg",
+        "history.svg",
+        "weights.svg",
+        "weight_paths.svg",
+    ],
+    "decompose": [*ARTIFACT, "components.npy", "mean.npy", "layout.json", "errors.json"],
+    "rebuild": ["curve.csv"],
 }
 CODES = {"label": ["labels", "distances"], "topk": ["values", "indices"], "dense": ["values"]}
 
@@ -38,6 +52,8 @@ def siblings(script: str, spec: dict[str, Any]) -> list[str]:
     if script == "encode":
         arrays = [f"{{stem}}.{name}.bin" for name in [*CODES[spec["layout"]], "errors"]]
         return [*arrays, "{stem}.stats.safetensors", "{stem}.run.json"]
+    if script == "train":
+        return BESIDE[script] + [f"snapshot-{i:02d}.safetensors" for i in range(1, spec["snapshots"] + 1)]
     return BESIDE[script]
 
 

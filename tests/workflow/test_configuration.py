@@ -42,6 +42,8 @@ def test_the_default_configuration_names_every_key_and_comments_on_it():
     filled = copy.deepcopy(config)
     check(filled)
     assert set(config["sources"]["scenes"]["model"]) == set(filled["sources"]["scenes"]["model"])
+    assert set(config["sources"]["stars"]) == set(filled["sources"]["stars"])
+    assert set(config["sources"]["stars"]["spectra"]) == set(filled["sources"]["stars"]["spectra"])
     assert set(config["probe"]) == set(filled["probe"])
     assert set(config["encode"]) == set(filled["encode"])
     assert set(config) == set(filled)
@@ -67,7 +69,7 @@ def test_every_property_is_described():
 
 
 def test_defaults_come_from_the_kind_alone():
-    config = changed("bases", {"a": {"kind": "kmeans"}, "b": {"kind": "pca"}})
+    config = changed("bases", {"a": {"kind": "kmeans", "sources": ["scenes"]}, "b": {"kind": "pca"}})
     assert check(config) == []
     assert config["bases"]["a"]["n_clusters"] == 4096
     assert "n_clusters" not in config["bases"]["b"]
@@ -77,12 +79,13 @@ def test_defaults_come_from_the_kind_alone():
     assert again == config
 
 
-SCENES = "sources/scenes"
+SCENES, STARS = "sources/scenes", "sources/stars"
 CUT = {"images": "scenes", "n_examples": 10}
+COLLECTION = "weights/collections/trajectory"
 BAD_VALUES = [
     ("bases/kmeans-256/n_clutsers", 3, "bases.kmeans-256: unknown key `n_clutsers`; did you mean `n_clusters`?"),
     ("sede", 1, "unknown key `sede`; did you mean `seed`?"),
-    ("bases/pca/zzz", 1, "bases.pca: unknown key `zzz`; known: kind, codings, n_components, whiten, tol, rank_tol"),
+    ("bases/pca/zzz", 1, "bases.pca: unknown key `zzz`; known: kind, codings, sources, n_components, whiten, tol,"),
     ("name", ..., "missing key `name`"),
     ("name", "Big_Name", "name: `Big_Name` is not a name: lower-case letters, digits and single hyphens"),
     ("bases/a.b", {"kind": "pca"}, "bases: `a.b` is not a name: lower-case letters, digits and single hyphens"),
@@ -94,9 +97,11 @@ BAD_VALUES = [
     ("bases", {}, "bases: is empty, at least 1 entry is needed"),
     ("bases", None, "bases: null is not a mapping"),
     ("bases/pca", {"kind": "pcs"}, "bases.pca.kind: 'pcs' is not a choice; did you mean `pca`?"),
-    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca"),
+    ("bases/pca", {"codings": ["dense"]}, "bases.pca: missing key `kind`; known: kmeans, pca, kernel_pca, robust_pca"),
     ("bases/pca", 3, "bases.pca: 3 is not a mapping"),
     ("probe/l2", "1e-8", "probe.l2: '1e-8' is not a number; YAML wants a dot before the exponent, as in 1.0e-8"),
+    ("bases/robust-pca/noise_std", "1e-2", "noise_std: `1e-2` is neither a number (YAML wants"),
+    ("bases/robust-pca/noise_std", -1, "bases.robust-pca.noise_std: -1 is below the least value 0"),
     ("probe/l2", 0, "probe.l2: 0 is not above 0"),
     ("probe/bins", 1000000, "probe.bins: 1000000 is above the greatest value 65536"),
     (f"{SCENES}/model/optimizer/betas", [1.0, 0.9], "sources.scenes.model.optimizer.betas.0: 1.0 is not below 1"),
@@ -111,18 +116,40 @@ BAD_VALUES = [
         {"kind": "image_folder", "root": "/data"},
         "images.scenes.root: `/data` must be relative to the repository; link a folder elsewhere below `data/`",
     ),
+    (f"{SCENES}/kind", "spectre", "sources.scenes.kind: 'spectre' is not a choice; did you mean `spectra`?"),
+    (f"{STARS}/layers", [0], "sources.stars: unknown key `layers`; "),
+    (f"{STARS}/normalise", "mean", "sources.stars.normalise: 'mean' is not a choice; did you mean `median`?"),
+    (f"{STARS}/spectra/n_pixel", 9, "sources.stars.spectra: unknown key `n_pixel`; did you mean `n_pixels`?"),
+    (f"{STARS}/spectra", {"kind": "hdf5"}, "sources.stars.spectra: missing key `path`"),
+    (f"{STARS}/spectra/kind", "hdf", "sources.stars.spectra.kind: 'hdf' is not a choice; did you mean `hdf5`?"),
+    (f"{STARS}/classes", {"bins": 3}, "sources.stars.classes: missing key `label`"),
+    (f"{STARS}/classes/label", "", "sources.stars.classes.label: is empty"),
+    (f"{STARS}/classes/bins", 1, "sources.stars.classes.bins: 1 is below the least value 2"),
+    ("bases/pca/sources", [], "bases.pca.sources: [] has 0 entries, at least 1"),
 ]  # fmt: skip
 CONTRADICTIONS = [
     (f"{SCENES}/layers", [1, 4], "sources.scenes.layers: no layer 4; 0-based: the last of 4 is 3"),
     ("bases/pca/codings", ["onehot"], "pca.codings: `onehot` (onehot) does not fit pca, whose codes are projections"),
-    ("bases/pca/codings", ["tok"], "bases.pca.codings: no coding is called `tok`; those that fit: topk, dense"),
+    ("bases/pca/codings", ["tok"], "codings: no coding is called `tok`; those that fit: topk, matched, dense"),
     ("bases/kmeans-256/n_clusters", 128001, "n_clusters: 128001, but fit_train of scenes has 128000 rows"),
+    ("bases/kernel-pca/n_landmarks", 1001, "n_landmarks: 1001, but fit_train of stars has 1000 rows"),
+    ("bases/kernel-pca/n_components", 801, "bases.kernel-pca.n_components: 801, but n_landmarks is 800"),
+    ("bases/robust-pca/n_components", 97, "bases.robust-pca.n_components: 97, but rows of scenes have length 96"),
     ("bases/pca/n_components", 97, "bases.pca.n_components: 97, but rows of scenes have length 96"),
     ("bases/kmeans-064/init_rows", 63, "bases.kmeans-064.init_rows: 63 rows cannot seed 64 clusters"),
     ("bases/pca-random", {"kind": "pca"}, "bases.pca-random: this is the name of the floor of `pca`; rename it"),
-    ("bases/pca", {"kind": "pca", "n_components": 1, "codings": ["topk"]},
+    ("bases/pca", {"kind": "pca", "n_components": 1, "codings": ["topk"], "sources": ["scenes"]},
      "bases.pca.codings: every k keeps all entries of scenes; add `dense` or a smaller k"),
     ("codings/nearest-00016", {"kind": "dense"}, "`nearest-00016` is also made by codings.nearest"),
+    ("bases/pca/sources", ["star"], "bases.pca.sources: no source is called `star`; known: scenes, stars"),
+    ("bases/kmeans-064/n_clusters", 128001, "kmeans-064.n_clusters: 128001, but fit_train of scenes has 128000 rows"),
+    (f"{STARS}/classes", ..., "sources.stars.classes: probes need classes; name a label, as in `classes: {label"),
+    (f"{STARS}/classes/label", "teff", "simulated stars have no `teff`; known: T_eff, log_g, M_H, rv, snr"),
+    (f"{STARS}/classes/bins", [1, 3, 2], "sources.stars.classes.bins: [1, 3, 2] must ascend"),
+    (f"{STARS}/splits/fit_val/n_examples", 251, "sources.stars.splits: ask for 2001 spectra, but n_spectra is 2000"),
+    (f"{STARS}/spectra/snr", [9, 9], "sources.stars.spectra.snr: 9 is not below 9"),
+    (f"{STARS}/spectra", {"kind": "hdf5", "path": "data/no.h5"},
+     "sources.stars.spectra.path: data/no.h5: no such file"),
     (f"{SCENES}/splits/fit_val/images", "photos", "images: no set of images is called `photos`; known: scenes"),
     (f"{SCENES}/model", {"kind": "trained", "source": "x"}, "source: `x` trains no network; sources that do: none"),
     (f"{SCENES}/model/width", 98, "sources.scenes.model.width: 98 must be a multiple of heads (4) and of 4"),
@@ -133,6 +160,14 @@ CONTRADICTIONS = [
     (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
     (f"{SCENES}/images/scenes/digits", [4, 2], "sources.scenes.images.scenes.digits: 4 is more than 2"),
     (f"{SCENES}/images/scenes/zooms", [9], "images.scenes.zooms: a digit of 72 pixels does not fit a canvas of 64"),
+    ("weights/runs/gentle/source", "x", "weights.runs.gentle.source: `x` trains no network; sources that do: scenes"),
+    ("weights/runs/reseeded/steps", 15, "weights.runs.reseeded.steps: 15 steps cannot leave 16 checkpoints"),
+    (f"{COLLECTION}/source", "x", "collections.trajectory.source: `x` trains no network; sources that do: scenes"),
+    (f"{COLLECTION}/runs", ["y"], "trajectory.runs: no run of scenes is called `y`; known: reseeded, gentle"),
+    (f"{COLLECTION}/n_components", 12, "n_components: 12, but 12 fitted checkpoints have rank 11"),
+    (f"{COLLECTION}/k", [9], "weights.collections.trajectory.k: 9 is more than n_components, 8"),
+    (f"{COLLECTION}/block_size", 3000, "weights.collections.trajectory.block_size: 3000 is no power of two"),
+    (f"{COLLECTION}/held_out", 99, "trajectory.held_out: none of 16 checkpoints would be left out"),
 ]  # fmt: skip
 
 
@@ -171,7 +206,7 @@ def test_folders_recorded_with_another_sources_network_are_valid():
     config = folders()
     assert check(config) == []
     source = Plan(config).sources["photos"]
-    assert (source.width, source.n_tokens, source.model_source) == (96, 64, "scenes")
+    assert (source.width, source.n_tokens, source.origin) == (96, 64, "scenes")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +227,25 @@ def test_folders_recorded_with_another_sources_network_are_valid():
 )  # fmt: skip
 def test_mistakes_with_folders(changes, line):
     assert check(folders(**changes)) == [line]
+
+
+def test_a_file_of_spectra_needs_two_lines_and_is_looked_at(tmp_path, monkeypatch):
+    import h5py
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with h5py.File("data/survey.h5", "w") as file:
+        file["dataset/arrays/flux/value"] = [[1.0, 2.0, 3.0]] * 5
+    config = changed(f"{STARS}/spectra", {"kind": "hdf5", "path": "data/survey.h5"})
+    config["bases"] = {"pca": {"kind": "pca", "codings": ["topk", "dense"]}}
+    assert check(config) == []
+    assert Plan(config).topk("pca", "stars") == [1]
+    config["sources"]["stars"]["spectra"] = {"kind": "hdf5", "path": "data/survey.h5", "keys": {"flux": "flux"}}
+    (line,) = check(config)
+    assert "`flux` does not exist; did you mean `dataset/arrays/flux/value`? the file holds" in line
+    config["sources"]["stars"]["spectra"] = {"kind": "hdf5", "path": "data/gone.h5", "n_pixels": 30}
+    assert check(config) == []
+    assert any("data/gone.h5 is absent; edits of it are not seen" in remark for remark in Plan(config).remarks())
 
 
 def test_training_needs_masks_and_a_size():

@@ -6,6 +6,8 @@ import os
 import re
 import socket
 
+import h5py
+import numpy as np
 import pytest
 from projects import planned_in
 
@@ -48,7 +50,7 @@ def test_all_asks_for_every_file_that_any_rule_makes(built, unbuilt):
 
 
 def test_each_family_is_a_target(fresh):
-    families = ("stores", "moments", "bases", "codes", "probes", "metrics", "report")
+    families = ("spectra", "stores", "weights", "moments", "bases", "codes", "probes", "metrics", "report")
     text = fresh.snakemake("-n", *families)
     assert set(families) <= set(re.findall(r"^rule (\w+):", text, re.M))
 
@@ -115,12 +117,14 @@ def test_a_lost_array_is_remade_alone(project):
 
 
 def test_experiments_replace_the_default_and_overlays_overlay(fresh, unbuilt):
-    text = (unbuilt.root / "config.yaml").read_text().replace("tiny-scenes", "other").replace("name: tiny", "name: o")
+    text = (unbuilt.root / "config.yaml").read_text().replace("name: tiny", "name: o")
+    text = text.replace("tiny-scenes", "other").replace("tiny-stars", "sky")
     (unbuilt.root / "other.yaml").write_text(text)
     planned = unbuilt.planned("all", "--configfile", "other.yaml", "--config", "seed=3")
     assert len(planned) > 90
     assert not any("tiny" in job for job in planned)
-    assert planned == {job.replace("tiny-scenes", "other").replace("tiny", "o") for job in fresh.planned()}
+    renamed = (job.replace("tiny-scenes", "other").replace("tiny-stars", "sky") for job in fresh.planned())
+    assert planned == {job.replace("tiny", "o") for job in renamed}
 
 
 def test_a_mistake_stops_with_its_line(unbuilt):
@@ -140,7 +144,8 @@ def test_a_gpu_is_asked_for_where_it_pays(fresh):
     assert asked["fit"].count("1") == 4
     for rule in ("train", "record", "measure", "encode_label", "encode_topk", "evaluate", "probe"):
         assert set(asked[rule]) == {"1"}, rule
-    for rule in ("draw", "label", "join_store", "join_moments", "join_codes", "score", "tabulate", "render"):
+    spectra = ("simulate", "list_spectra", "record_spectra", "label_spectra")
+    for rule in ("draw", "label", *spectra, "join_store", "join_moments", "join_codes", "score", "tabulate", "render"):
         assert set(asked[rule]) == {"0"}, rule
 
 
@@ -164,6 +169,7 @@ bases:"""
 def test_folders_are_listed_and_recorded_with_another_sources_network(unbuilt):
     unbuilt.edit("config.yaml", "\nbases:", FOLDERS)
     unbuilt.edit("config.yaml", "encode: {", "encode: {materialize: [label, topk, dense], ")
+    unbuilt.edit("config.yaml", "sources: [tiny-scenes]", "sources: [tiny-scenes, photos]")
     (unbuilt.root / "data/plain").mkdir(parents=True)
     (unbuilt.root / "data/masked").mkdir()
     text = unbuilt.snakemake("-n", "all")
@@ -202,6 +208,48 @@ def test_folders_that_are_absent_are_named(unbuilt):
     text = unbuilt.snakemake("-n", "bases", status=1)
     assert "sources.photos.images.plain: data/plain is absent; edits of it are not seen" in text
     assert re.search(r"Missing input files for rule list_images:.*\n(.*\n)*?.*data/plain", text)
+
+
+def test_an_edit_of_spectra_plans_what_follows_from_them_alone(project):
+    project.edit("config.yaml", "classes: {label: T_eff, bins: 4}", "classes: {label: M_H, bins: 4}")
+    planned = project.planned()
+    assert {job for job in planned if "tiny-scenes" in job} == set()
+    assert rules(planned) >= {"label_spectra", "join_store"}
+    assert rules(planned).isdisjoint({"simulate", "list_spectra", "record_spectra", "train"})
+    project.edit("config.yaml", "classes: {label: M_H, bins: 4}", "classes: {label: T_eff, bins: 4}")
+    assert project.planned() == set()
+    project.edit("config.yaml", "n_spectra: 256,", "n_spectra: 300,")
+    planned = project.planned()
+    assert {job for job in planned if "tiny-scenes" in job} == set()
+    assert of(planned, "simulate") == {"artifacts/tiny-stars/spectra/meta.json"}
+    assert rules(planned) >= {
+        "list_spectra",
+        "record_spectra",
+        "label_spectra",
+        "join_store",
+        "measure",
+        "fit",
+        "score",
+    }
+
+
+def test_a_file_of_ones_own_takes_the_place_of_the_simulation_by_two_lines(unbuilt):
+    simulated = "spectra: {kind: simulated, n_spectra: 256, n_pixels: 128}"
+    unbuilt.edit("config.yaml", simulated, "spectra: {kind: hdf5, path: data/own.h5}")
+    assert "sources.tiny-stars.spectra.path: data/own.h5: no such file" in unbuilt.snakemake("-n", "all", status=1)
+    (unbuilt.root / "data").mkdir()
+    with h5py.File(unbuilt.root / "data/own.h5", "w") as file:
+        file["dataset/arrays/flux/value"] = np.ones((256, 128))
+    text = unbuilt.snakemake("-n", "all")
+    assert "rule simulate:" not in text
+    inputs = {out: names.split(", ") for names, out in re.findall(r"    input: (.*)\n    output: ([^\s,]+)", text)}
+    spectra, shards = "artifacts/tiny-stars/spectra", "artifacts/tiny-stars/saev/shards"
+    assert inputs[f"{spectra}/fit_val/meta.json"] == ["data/own.h5"]
+    assert inputs[f"{shards}/fit_train/shard-00001.json"] == [f"{spectra}/fit_train/meta.json"]
+    assert inputs[f"{shards}/fit_val/store.json"] == [
+        f"{spectra}/fit_val/meta.json", f"{shards}/fit_val/shard-00000.json", f"{shards}/fit_val/labels.json",
+    ]  # fmt: skip
+    assert "is absent" not in text
 
 
 def test_edges_hold_what_the_guard_compares(built):

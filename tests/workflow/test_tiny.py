@@ -125,7 +125,23 @@ def test_the_best_codings_know_the_digits(quiet):
     rows = table(quiet)
     name = next(key for key in rows[0] if key.lower() == "map")
     best = max(float(r[name]) for r in rows if r["layer"] == "layer-01" and r["basis"] == "kmeans-016")
+    assert {row["source"] for row in rows if row["basis"] == "kmeans-016"} == {"tiny-scenes"}
     assert best > 0.3
+
+
+def test_spectra_go_the_same_way(quiet):
+    """The leading components of even these few stars know the temperature."""
+    rows = [row for row in table(quiet) if row["source"] == "tiny-stars"]
+    assert {row["basis"] for row in rows} == {"pca", "pca-random", "constant"}
+    assert {row["layer"] for row in rows} == {"layer-00"}
+    best = max(float(row["map"]) for row in rows if row["basis"] == "pca")
+    constant = next(float(row["map"]) for row in rows if row["basis"] == "constant")
+    assert best > constant + 0.2
+    with (quiet / next(row["path"] for row in rows if row["path"])).with_name("per_class.csv").open() as file:
+        names = [row["class"] for row in csv.DictReader(file)]
+    assert all(re.fullmatch(r"T_eff \d{4} to \d{4} K", name) for name in names if name != "void")
+    page = (quiet / "results/reports/tiny/index.html").read_text(encoding="utf-8")
+    assert "spectra of 128 pixels from 5000 to 6000 Angstrom (simulated), divided by their median; no bad pixel" in page
 
 
 def test_one_edited_size_rebuilds_that_basis_alone(copy):

@@ -55,16 +55,28 @@ def artifact(directory):
     }
 
 
+def network(directory):
+    """The files of a trained network, and the checkpoints that its training left."""
+    return {
+        "meta": f"{directory}/meta.json",
+        "config": f"{directory}/config.json",
+        "weights": f"{directory}/model.safetensors",
+        "history": f"{directory}/history.csv",
+        "snapshots": [f"{directory}/{name}" for name in plan.snapshots],
+        "run": f"{directory}/run.json",
+    }
+
+
 def figure(path, category="Figures"):
     """A file below `results` with its caption for `snakemake --report`."""
     return report(f"results/{path}", caption=f"../report/{Path(path).stem}.rst", category=category)
 
 
 def needs(rule, mem_mb, runtime, device="cpu"):
-    """Memory, growing with each attempt, minutes, and where the device may be a GPU that the work profits from, one."""
+    """Memory and minutes, growing with each attempt, and one GPU where the device may be one and the work profits."""
     return {
         "mem_mb": lambda wildcards, attempt: mem_mb * attempt,
-        "runtime": runtime,
+        "runtime": lambda wildcards, attempt: runtime * attempt,
         "gpu": lambda wildcards: plan.gpus(rule, device, dict(wildcards.items())),
         "device": device,
     }
@@ -100,6 +112,11 @@ def splits_of(rule):
     return "|".join(places) or "(?!)"
 
 
+def sources_of(rule):
+    """The pattern of the sources that a rule works for; another rule makes the same paths of the others."""
+    return "|".join(dict.fromkeys(job["source"] for job in plan.jobs(rule))) or "(?!)"
+
+
 def refuse_long_paths():
     """Snakemake names its records after paths, and a file name has its limits."""
     longest = max(targets(*FAMILIES)(None), key=len)
@@ -117,4 +134,6 @@ wildcard_constraints:
     layout="label|topk|dense",
     layer=r"layer-\d{2}",
     part=r"\d{5}",
+    run="|".join(plan.runs) or "(?!)",
+    collection="|".join(plan.collections) or "(?!)",
     name=config["name"],

@@ -68,12 +68,8 @@ rule join_codes:
         CPU
     threads: 1
     resources:
-        **needs("join_codes", 2000, 30),
+        **needs("join_codes", 2000, 10),
     params:
         spec=spec_for("join_codes"),
     shell:
         command("join_codes", "manifest", "parts")
-
-
-localrules:
-    join_codes,

@@ -40,7 +40,7 @@ rule score:
         CPU
     threads: 1
     resources:
-        **needs("score", 2000, 30),
+        **needs("score", 2000, 10),
     params:
         spec=spec_for("score"),
     shell:

@@ -28,6 +28,8 @@ rule render:
         reconstructions=outputs("evaluate", "reconstruction"),
         bases=outputs("fit", "meta"),
         models=outputs("train", "meta"),
+        spectra=outputs("list_spectra", "meta"),
+        weights=outputs("rebuild", "metrics"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -35,6 +37,8 @@ rule render:
         classes=figure("reports/{name}/classes.svg"),
         utilisation=figure("reports/{name}/utilisation.svg"),
         history=figure("reports/{name}/history.svg"),
+        weights=figure("reports/{name}/weights.svg"),
+        weight_paths=figure("reports/{name}/weight_paths.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -45,9 +49,4 @@ rule render:
     params:
         spec=spec_for("render"),
     shell:
-        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models")
-
-
-localrules:
-    tabulate,
-    render,
+        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights")

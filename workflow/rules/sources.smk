@@ -45,6 +45,8 @@ rule label:
         run="artifacts/{source}/saev/shards/{split}/labels.run.json",
     log:
         "logs/label/{source}/{split}.log",
+    wildcard_constraints:
+        source=sources_of("label"),
     conda:
         CPU
     threads: 1
@@ -61,11 +63,7 @@ rule train:
         train="artifacts/{source}/images/fit_train/meta.json",
         val="artifacts/{source}/images/fit_val/meta.json",
     output:
-        meta="artifacts/{source}/model/meta.json",
-        config="artifacts/{source}/model/config.json",
-        weights="artifacts/{source}/model/model.safetensors",
-        history="artifacts/{source}/model/history.csv",
-        run="artifacts/{source}/model/run.json",
+        **network("artifacts/{source}/model"),
     log:
         "logs/train/{source}.log",
     benchmark:

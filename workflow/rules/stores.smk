@@ -1,8 +1,8 @@
-# Recorded activations of every split, one job per shard: artifacts/{source}/saev.
+# Recorded rows of every split, one job per shard: artifacts/{source}/saev.
 rule record:
     input:
         images="artifacts/{source}/images/{split}/meta.json",
-        model=lambda wildcards: f"artifacts/{plan.sources[wildcards.source].model_source}/model/meta.json",
+        model=lambda wildcards: plan.sources[wildcards.source].model_edges(),
     output:
         shard="artifacts/{source}/saev/shards/{split}/shard-{part}.json",
         acts="artifacts/{source}/saev/shards/{split}/acts0{part}.bin",
@@ -11,6 +11,8 @@ rule record:
         "logs/record/{source}/{split}/{part}.log",
     benchmark:
         "logs/record/{source}/{split}/{part}.tsv"
+    wildcard_constraints:
+        source=sources_of("record"),
     conda:
         DEVICE
     threads: 1
@@ -22,12 +24,35 @@ rule record:
         command("record", "shard", "images", "model")
 
 
+rule record_spectra:
+    input:
+        examples="artifacts/{source}/spectra/{split}/meta.json",
+        survey=lambda wildcards: outputs("simulate", "meta", source=wildcards.source),
+    output:
+        shard="artifacts/{source}/saev/shards/{split}/shard-{part}.json",
+        acts="artifacts/{source}/saev/shards/{split}/acts0{part}.bin",
+        run="artifacts/{source}/saev/shards/{split}/shard-{part}.run.json",
+    log:
+        "logs/record_spectra/{source}/{split}/{part}.log",
+    wildcard_constraints:
+        source=sources_of("record_spectra"),
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("record_spectra", 2000, 60),
+    params:
+        spec=spec_for("record_spectra"),
+    shell:
+        command("record_spectra", "shard", "examples", "survey")
+
+
 rule join_store:
     input:
-        images="artifacts/{source}/images/{split}/meta.json",
-        model=lambda wildcards: f"artifacts/{plan.sources[wildcards.source].model_source}/model/meta.json",
-        shards=lambda wildcards: outputs("record", "shard", **wildcards),
-        labels=lambda wildcards: outputs("label", "meta", **wildcards),
+        examples=lambda wildcards: plan.sources[wildcards.source].examples_edge(wildcards.split),
+        model=lambda wildcards: plan.sources[wildcards.source].model_edges(),
+        shards=lambda wildcards: outputs(plan.sources[wildcards.source].recorder, "shard", **wildcards),
+        labels=lambda wildcards: outputs(plan.sources[wildcards.source].labeller, "meta", **wildcards),
     output:
         store="artifacts/{source}/saev/shards/{split}/store.json",
         metadata="artifacts/{source}/saev/shards/{split}/metadata.json",
@@ -43,4 +68,4 @@ rule join_store:
     params:
         spec=spec_for("join_store"),
     shell:
-        command("join_store", "store", "images", "model", "shards", "labels")
+        command("join_store", "store", "examples", "model", "shards", "labels")

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,19 +15,24 @@ from eigenloom.batches import Batches
 from eigenloom.errors import MismatchError, StoreError
 from eigenloom.moments import Standardization
 from eigenloom.progress import Progress
-from eigenloom.store.artifact import Artifact, read_artifact, write_artifact
-from eigenloom.store.atomic import read_json
+from eigenloom.store.artifact import Artifact, read_artifact, read_single, write_artifact, write_single
+from eigenloom.store.atomic import explained, read_json
+from eigenloom.store.npy import keep_npy, map_npy
 
 SILENT = Progress()
+_LARGE_BYTES = 1 << 28
+
+MemoryMapped = Annotated[Tensor, "memory-mapped"]
+"""Type of a float32 tensor field that ``save_basis`` can keep as ``NAME.npy`` of its own, and ``load_basis`` maps."""
 
 
 @dataclass(frozen=True, eq=False)
 class Basis(ABC):
     """A fitted, frozen basis of ``k`` elements for rows of length ``d``.
 
-    Subclasses are final frozen dataclasses: tensor fields are the artifact's arrays, the rest its parameters,
-    and there is no unfitted state. All formulas hold in the *fitted space*, that of
-    ``standardization.apply(x)``: ``encode`` takes and ``decode`` returns such rows.
+    Subclasses are final frozen dataclasses: tensor fields are the artifact's arrays, those of type ``MemoryMapped``
+    perhaps in files of their own, the rest its parameters, and there is no unfitted state. All formulas hold in the
+    *fitted space*, that of ``standardization.apply(x)``: ``encode`` takes and ``decode`` returns such rows.
     """
 
     kind: ClassVar[str]
@@ -100,26 +105,44 @@ def save_basis(
     inputs: Mapping[str, str] | None = None,
     run: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
+    mapped: bool | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> str:
     """Write a basis as an artifact (see ``write_artifact``); return the digest of its ``meta.json``.
 
-    ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin`` compares it later.
+    A path that ends in ``.safetensors`` becomes one file instead (see ``write_single``), without ``run``; the digest is
+    then that of the file. ``origin`` says what the rows were, ``{"layer": ..., "signature": ...}``; ``check_origin``
+    compares it later.
+    ``mapped`` says whether ``MemoryMapped`` fields become files of their own; None: those above 256 MiB do. Such a file
+    that a fit has already put there is digested, not written again. ``files`` are siblings that the caller has written
+    and digested, such files or others: name -> sha256.
     """
     arrays: dict[str, Tensor] = {}
     parameters: dict[str, Any] = {} if origin is None else {"origin": dict(origin)}
     _flatten(basis, "", arrays, parameters)
+    if Path(directory).suffix == ".safetensors":
+        return write_single(directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs)
+    siblings = [f.name for f in dataclasses.fields(basis) if f.type == MemoryMapped]
+    if mapped is not True:
+        siblings = [name for name in siblings if mapped is None and arrays[name].nbytes > _LARGE_BYTES]
+    with explained(Path(directory, "meta.json")):
+        Path(directory, "meta.json").unlink(missing_ok=True)
+    files = dict(files or {})
+    for name, tensor in ((name, arrays.pop(name)) for name in siblings):
+        if f"{name}.npy" not in files:
+            files[f"{name}.npy"] = keep_npy(Path(directory, f"{name}.npy"), tensor)
     return write_artifact(
-        directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs, run=run
+        directory, kind=basis.kind, parameters=parameters, arrays=arrays, spec=spec, inputs=inputs, run=run, files=files
     )
 
 
 def load_basis(path: str | Path, verify: bool = False) -> Basis:
-    """Load a basis of any registered kind from its directory or ``meta.json``.
+    """Load a basis of any registered kind from its directory, its ``meta.json``, or the one file it was saved as.
 
     Raises:
         StoreError: the artifact is damaged, of an unknown kind, or lacks a field.
     """
-    artifact = read_artifact(path, verify=verify)
+    artifact = read_single(path) if Path(path).suffix == ".safetensors" else read_artifact(path, verify=verify)
     return _build(basis_class(artifact.meta["kind"]), "", artifact)
 
 
@@ -151,11 +174,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _flatten(value: Any, prefix: str, arrays: dict[str, Tensor], parameters: dict[str, Any]) -> None:
-    """Sort the fields of a dataclass, nested ones under dotted names, into tensors and the rest."""
+    """Sort the fields of a dataclass, nested ones under dotted names, into tensors and the rest.
+
+    A tensor that is one number expanded to a length (of the identity, at any length of row) stays that: a parameter.
+    """
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item):
             _flatten(item, f"{prefix}{field.name}.", arrays, parameters)
+        elif isinstance(item, Tensor) and item.ndim and len(item) > 1 and not any(item.stride()):
+            parameters[prefix + field.name] = {"constant": item[0].item(), "length": len(item)}
         elif isinstance(item, Tensor):
             arrays[prefix + field.name] = item
         else:
@@ -167,7 +195,12 @@ def _build(cls: type[Any], prefix: str, artifact: Artifact) -> Any:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         name = prefix + field.name
-        if field.type is Standardization or field.type == "Standardization":
+        constant = artifact.parameters.get(name)
+        if field.type == MemoryMapped and name not in artifact.arrays:
+            values[field.name] = _mapped_sibling(artifact, field.name)
+        elif isinstance(constant, dict) and constant.keys() == {"constant", "length"}:
+            values[field.name] = torch.tensor([constant["constant"]], dtype=torch.float64).expand(constant["length"])
+        elif field.type is Standardization or field.type == "Standardization":
             values[field.name] = _build(Standardization, f"{name}.", artifact)
         elif name in artifact.arrays:
             values[field.name] = artifact.arrays[name]
@@ -176,3 +209,10 @@ def _build(cls: type[Any], prefix: str, artifact: Artifact) -> Any:
         else:
             raise StoreError(f"{artifact.directory}: a {cls.__name__} needs {name!r}, which the artifact lacks")
     return cls(**values)
+
+
+def _mapped_sibling(artifact: Artifact, name: str) -> Tensor:
+    """Map the file of a ``MemoryMapped`` field, whose size ``read_artifact`` has compared."""
+    if f"{name}.npy" not in artifact.meta["files"]:
+        raise StoreError(f"{artifact.directory}: a {artifact.meta['kind']} needs {name}.npy, which the artifact lacks")
+    return map_npy(artifact.directory / f"{name}.npy")

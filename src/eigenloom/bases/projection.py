@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenloom.bases.base import Basis
-from eigenloom.batches import Batches
+from eigenloom.batches import Batches, ColumnBlocks
 from eigenloom.errors import ConfigError, DataError, MismatchError
 from eigenloom.moments import Moments, moments_of, standardization_of
 
@@ -57,7 +57,7 @@ class Projection(Basis):
         return bool((gram - torch.eye(len(gram))).abs().max() <= _ORTHONORMAL)
 
 
-def component_count(batches: Batches, n_components: int | None) -> int:
+def component_count(batches: Batches | ColumnBlocks, n_components: int | None) -> int:
     """Return how many directions are meant (None: one per feature), if there can be that many.
 
     Raises:

@@ -64,7 +64,7 @@ class RandomDirections(Projection):
                 moments = moments_of_rows(batches, device=device, snapshots=snapshots, progress=progress)
         refuse_constant(moments)
         varying = (moments.minimum < moments.maximum).nonzero().squeeze(1)
-        frame = _random_frame(min(n_directions, len(varying)), len(varying), seed)
+        frame = random_frame(min(n_directions, len(varying)), len(varying), seed)
         components = torch.zeros(n_directions, batches.n_features)
         components[: len(frame), varying] = frame.float()
         constant = (moments.minimum == moments.maximum).nonzero().squeeze(1)[: n_directions - len(frame)]
@@ -77,7 +77,7 @@ class RandomDirections(Projection):
         )
 
 
-def _random_frame(k: int, d: int, seed: int) -> Tensor:
+def random_frame(k: int, d: int, seed: int) -> Tensor:
     """Return ``k`` orthonormal rows ``[k, d]`` float64, uniform; row j depends on no later one."""
     gaussian = [torch.randn(d, dtype=torch.float64, generator=generator(seed, "directions", j)) for j in range(k)]
     columns, upper = torch.linalg.qr(torch.stack(gaussian, dim=1))

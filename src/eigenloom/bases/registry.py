@@ -20,17 +20,24 @@ GROUP = "eigenloom.bases"
 
 @dataclass(frozen=True)
 class Kind:
-    """Where a kind's class is and how its codes are made."""
+    """Where a kind's class is and how its codes are made.
+
+    ``beyond_width`` kinds may have more elements than a row has features, though they are projections.
+    """
 
     module: str
     name: str
     geometry: str
+    beyond_width: bool = False
 
 
 KINDS = {
+    "kernel_pca": Kind("eigenloom.bases.kernel_pca", "KernelPCA", "projection", beyond_width=True),
     "kmeans": Kind("eigenloom.bases.kmeans", "KMeans", "distance"),
     "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
+    "robust_pca": Kind("eigenloom.bases.robust_pca", "RobustPCA", "projection"),
     "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
+    "srht_pca": Kind("eigenloom.bases.srht_pca", "SRHTPCA", "projection"),
 }
 
 
@@ -62,8 +69,12 @@ def basis_class(kind: str) -> "type[Basis]":
 def floor_of(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return kind and parameters of the random basis of the same size: what any result must beat.
 
-    Seeded random training rows as centres for distances, a seeded random orthonormal basis for projections.
+    Seeded random training rows as centres for distances, a seeded random orthonormal basis for projections. Directions
+    of a kernel's feature space are compared with random directions of that space: functions drawn from the Gaussian
+    process of the same kernel, on uniform landmarks.
     """
+    if kind == "kernel_pca":
+        return {"kind": kind, **parameters, "landmark_choice": "uniform", "directions": "random"}
     if find_kind(kind).geometry == "distance":
         floor = (
             {"kind": "kmeans", "n_clusters": parameters["n_clusters"]}

@@ -1,4 +1,4 @@
-"""Everything the report is made from, read once: tables, metrics, reconstructions, bases, models.
+"""Everything the report is made from, read once: tables, metrics, reconstructions, bases, models, spectra.
 
 The names of source, layer and basis come from the paths, which are normative (``docs/format.md``).
 """
@@ -16,6 +16,7 @@ from eigenloom.errors import StoreError
 from eigenloom.provenance import text_digest
 from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
+from eigenloom.sources.spectra_edge import read_spectra_edge
 from eigenloom.store.artifact import read_artifact
 from eigenloom.store.atomic import explained, read_json
 
@@ -45,7 +46,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Results by their names. ``metrics`` is keyed by path, as the table's column ``path``."""
+    """Results by their names; ``metrics`` by path, as the table's column ``path``; edges of spectra by source."""
 
     tables: Sequence[Document] = ()
     metrics: Mapping[str, Document] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class Evidence:
     reconstructions: Mapping[Place, Document] = field(default_factory=dict)
     fits: Mapping[Place, Fit] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
+    spectra: Mapping[str, list[Document]] = field(default_factory=dict)
+    weights: Mapping[str, Document] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -100,12 +103,17 @@ def gather(
     reconstructions: Iterable[Path] = (),
     bases: Iterable[Path] = (),
     models: Iterable[Path] = (),
+    spectra: Iterable[Path] = (),
+    weights: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
     Raises:
         StoreError: an edge is missing, foreign or of another version, or a sibling is not the one it names.
     """
+    splits: dict[str, list[Document]] = {}
+    for path in sorted(spectra):
+        splits.setdefault(path.parts[-4], []).append(read_spectra_edge(path))
     scored = {path.as_posix(): read_metrics(path) for path in sorted(metrics)}
     return Evidence(
         tables=[_table(path) for path in sorted(tables)],
@@ -114,6 +122,8 @@ def gather(
         reconstructions={_place(path, 4, 3, 2): read_reconstruction(path) for path in sorted(reconstructions)},
         fits={_place(path, 5, 2, 3): _fit(path) for path in sorted(bases)},
         models={path.parts[-3]: _model(path) for path in sorted(models)},
+        spectra=splits,
+        weights={path.parts[-2]: _weights(path) for path in sorted(weights)},
     )
 
 
@@ -155,6 +165,14 @@ def _model(path: Path) -> Model:
         for name, cell in row.items():
             history.setdefault(name, []).append(float(cell) if cell else math.nan)
     return Model(edge["metrics"], edge["bar"], history)
+
+
+def _weights(path: Path) -> Document:
+    """Read the results of a collection of checkpoints."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != "eigenloom.weights":
+        raise StoreError(f"{path}: holds no results of weights; delete it and run `rebuild` again")
+    return document
 
 
 def _sibling(path: Path, name: str, files: Document) -> str:

@@ -21,9 +21,16 @@ def summary(evidence: Evidence) -> str:
     plurals = {"basis": "bases"}
     words = [f"{n} {word if n == 1 else plurals.get(word, word + 's')}" for word, n in counts.items()]
     return (
-        f"{', '.join(words[:-1])} and {words[-1]}. What each basis reconstructs of a network's activations,"
-        " and what each of its features, taken alone, tells about the label of an image patch."
+        f"{', '.join(words[:-1])} and {words[-1]}. What each basis reconstructs of {_rows_words(evidence)}, and what"
+        " each of its features, taken alone, tells about the label of a row."
     )
+
+
+def _rows_words(evidence: Evidence) -> str:
+    """Say what the rows of this experiment are."""
+    spectra = [source for source in evidence.sources if source in evidence.spectra]
+    words = ["a network's activations for the patches of images"] * (len(spectra) < len(evidence.sources))
+    return " and of ".join([*words, *["one-dimensional spectra"] * bool(spectra)]) or "the rows"
 
 
 def fact_tables(evidence: Evidence) -> list[dict[str, Any]]:
@@ -38,7 +45,7 @@ def fact_tables(evidence: Evidence) -> list[dict[str, Any]]:
                 "probe_train / probe_val",
                 "classes probed",
                 "seed",
-                "network",
+                "rows are",
             ],
             "rows": [_source(evidence, source) for source in evidence.sources],
         },
@@ -52,10 +59,27 @@ def fact_tables(evidence: Evidence) -> list[dict[str, Any]]:
     return [table for table in tables if table["rows"]]
 
 
+def spectra_sentence(splits: list[Document]) -> str:
+    """Say which spectra a source has, what was done to them, and how many bad pixels there were."""
+    one = splits[0]
+    wave = one["wavelength"]
+    counts = {key: sum(split["bad_pixels"][key] for split in splits) for key in ("pixels", "spectra")}
+    n_spectra = sum(split["n_examples"] for split in splits)
+    divided = "as they are" if one["normalise"] == "none" else f"divided by their {one['normalise']}"
+    bad = "no bad pixel"
+    if counts["pixels"]:
+        bad = f"{counts['pixels']:,} bad pixels in {counts['spectra']:,} of {n_spectra:,} spectra, interpolated"
+    unit = wave["unit"] or "(unit not stated)"
+    return (
+        f"spectra of {one['n_pixels']} pixels from {wave['first']:g} to {wave['last']:g} {unit} ({one['dataset']}),"
+        f" {divided}; {bad}"
+    )
+
+
 def model_sentence(model: Model | None) -> str:
-    """Say what the network of a source reached, and the bar it had to clear."""
+    """Say what the network reached whose activations are the rows, and the bar it had to clear."""
     if model is None:
-        return "not trained by this run"
+        return "activations of a network that this source did not train"
     words = []
     for name, label in BARS.items():
         if (value := model.metrics.get(name)) is not None:
@@ -64,7 +88,7 @@ def model_sentence(model: Model | None) -> str:
     if model.bar.get("below_prior"):
         loss, prior = (number(model.metrics.get(name)) for name in ("loss", "prior_loss"))
         words.append(f"loss {loss} (bar: below {prior}, that of the label prior)")
-    return ", ".join(words) + " on fit_val"
+    return f"activations of a network with {', '.join(words)} on fit_val"
 
 
 def _source(evidence: Evidence, source: str) -> list[str]:
@@ -81,7 +105,9 @@ def _source(evidence: Evidence, source: str) -> list[str]:
         _joined(n_probed),
         _joined(classes),
         _joined(sorted({str(d["seed"]) for d in documents})),
-        model_sentence(evidence.models.get(source)),
+        spectra_sentence(evidence.spectra[source])
+        if source in evidence.spectra
+        else model_sentence(evidence.models.get(source)),
     ]
 
 

@@ -29,6 +29,7 @@ from eigenloom.report.tables import (
     spread,
 )  # fmt: skip
 from eigenloom.report.template import PAGE
+from eigenloom.report.weights import weight_curves, weight_facts, weight_findings, weight_paths
 
 Document = Mapping[str, Any]
 
@@ -69,6 +70,23 @@ FIGURES = {
         "What the fits recorded of themselves on fit_train: k-means by pass, variance left by principal"
         " components, training of the networks. Line styles tell layers apart. No control: these show that"
         " fits ended, not that they are good.",
+    ),
+    "weights": (
+        weight_curves,
+        "Networks rebuilt from few numbers",
+        "Checkpoints of trainings, decomposed as rows of weights: squared error against squared distance from the mean"
+        " checkpoint, and the share of fit_val patches that the rebuilt networks label right, by number of components;"
+        " error of held-out checkpoints by part of the network. Held-out checkpoints took no part in the fit and lie"
+        " between fitted ones of the same training. Controls: random orthonormal directions through the same mean,"
+        " random walks with the trainings' own step norms (dashed, hollow), the mean network (k = 0), the networks as"
+        " trained (grey).",
+    ),
+    "weight_paths": (
+        weight_paths,
+        "Trainings in weight space",
+        "Scores of checkpoints on the first two components, joined in time; held-out checkpoints hollow. No control is"
+        " drawn here: a random walk in many dimensions shows such curves, too, and the findings say by how much the"
+        " trainings exceed it.",
     ),
 }
 """Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""
@@ -114,7 +132,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
         summary=summary(evidence),
         findings=[
             {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
-            for f in find(evidence)
+            for f in (*find(evidence), *weight_findings(evidence))
         ],
         headline=[{"label": label(m, evidence.rows), "meaning": m.meaning} for m in METRICS if m.key in HEADLINE],
         grids=[_grid(evidence, source, link) for source in evidence.sources],
@@ -123,7 +141,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
             {"name": n, "title": title, "caption": caption, "svg": Markup(themed(figures[n], n))}
             for n, (_, title, caption) in FIGURES.items()
         ],
-        facts=fact_tables(evidence),
+        facts=fact_tables(evidence) + weight_facts(evidence),
         manifests=[link(path) for path in siblings if path.name == "manifest.csv"],
         metrics=[{"label": m.label, "meaning": m.meaning, "direction": _direction(m)} for m in METRICS],
         published=PUBLISHED,

@@ -170,9 +170,13 @@ def finite(value: Any) -> Any:
 
 
 def _metrics(coding: str, reconstruction: Document, probe: Document) -> tuple[dict[str, Any], str]:
-    """Join the metrics of reconstruction and probe; say which coding's reconstruction it is."""
-    codings = reconstruction["codings"]
-    shared = coding if coding in codings else "onehot"
+    """Join the metrics of reconstruction and probe; say which coding's reconstruction it is.
+
+    A coding that none was measured for has that of what it became (a Top-K that leaves nothing out is dense), or of the
+    nearest centre.
+    """
+    codings, became = reconstruction["codings"], str(probe["parameters"].get("coding_name"))
+    shared = next((name for name in (coding, became) if name in codings), "onehot")
     if shared not in codings:
         raise StoreError(f"the reconstruction knows {sorted(codings)}, not {coding!r}; run `evaluate` again")
     entry, found = codings[shared], probe["parameters"]["metrics"]

@@ -41,7 +41,7 @@ METRICS = (
     Metric("probe_r", "Probe R", "share of label entropy that the best single feature of each class removes", True),
     Metric("probe_r_train", "Probe R train", "the same on probe_train, which chooses features and layers", True),
     Metric("map", "mAP", "mean over classes of the best feature's average precision", True),
-    Metric("purity_16", "Purity@16", "share of the commonest label among a feature's 16 highest patches", True),
+    Metric("purity_16", "Purity@16", "share of the commonest label among a feature's 16 highest rows", True),
     Metric("coverage_03", "Cov@0.3", "share of classes with an average precision above 0.3", True),
 )
 COUNTS = {"n_pairs_max_iter": "not converged", "n_pairs_approximate": "approximate"}

@@ -1,4 +1,4 @@
-"""Rows in memory: the plainest ``Batches``, against which every other is tested."""
+"""Rows in memory: the plainest ``Batches`` and ``ColumnBlocks``, against which every other is tested."""
 
 from collections.abc import Iterator
 
@@ -43,3 +43,7 @@ class ArrayRows:
         if n > self.n_rows:
             raise DataError(f"{n} distinct rows were asked for, but there are only {self.n_rows}")
         return self._rows[torch.randperm(self.n_rows, generator=generator)[:n]].to(torch.float32)
+
+    def column_blocks(self, size: int) -> Iterator[Tensor]:
+        """Yield ranges of ``size`` columns ``[n, c]`` in order."""
+        return (block.to(torch.float32) for block in self._rows.split(size, dim=1))

@@ -53,14 +53,30 @@ def atomic_file(path: str | Path) -> Iterator[HashingFile]:
     Raises:
         StoreError: the folder is missing or read-only, or the disk is full.
     """
-    path = Path(path)
+    with _published(Path(path)) as (_, file):
+        yield HashingFile(file)
+        file.flush()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield the name of an empty temporary sibling, for a library that writes files by name; else as ``atomic_file``.
+
+    The library must have closed the file when the block ends, and must not lock it: it is locked here.
+    """
+    with _published(Path(path)) as (partial, _):
+        yield partial
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Yield the temporary sibling, by name and open; rename it at the end, or remove it."""
     partial = path.with_name(f".{path.name}.partial")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open_alone(partial) as file:
             try:
-                yield HashingFile(file)
-                file.flush()
+                yield partial, file
                 os.fsync(file.fileno())
                 os.replace(partial, path)
             except BaseException:
@@ -150,6 +166,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only; make it writable or move the checkout",
     errno.EACCES: "permission denied; make the folder writable for this user",
     errno.EPERM: "operation not permitted; make the folder writable for this user",
+    errno.EEXIST: "a parent of this path is a file, not a folder; move it away",
     errno.ENOTDIR: "a parent of this path is a file, not a folder; move it away",
     errno.EISDIR: "is a folder where a file should be; move it away",
     errno.ENOENT: "no such file; run the rule that makes it, or `dvc pull`",

@@ -1,4 +1,4 @@
-"""Join what the jobs of one recording wrote: check that shards, images and labels fit, then describe them."""
+"""Join what the jobs of one recording wrote: check that shards, examples and labels fit, then describe them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ LABELS_KEYS = (
     "format", "version", "name", "sha256", "bytes", "n_examples", "tokens_per_example", "classes", "void", "rule",
     "counts", "spec", "inputs",
 )  # fmt: skip
+EXAMPLE_LISTS = ("files.json", "rows.npy")
+"""What lists the examples beside their edge: images by path, spectra by row."""
 COMMON = ("d_model", "tokens_per_example", "cls_token", "layers", "architecture", "signature")
 
 
@@ -28,7 +30,7 @@ def join_store(
     directory: str | Path,
     spec: Mapping[str, Any],
     *,
-    images: Path,
+    examples: Path,
     shards: Sequence[Path],
     labels: Path | None = None,
     inputs: Mapping[str, str] | None = None,
@@ -38,7 +40,7 @@ def join_store(
     Args:
         directory: of the shards and of their edges' siblings.
         spec: ``source``, ``split``, ``layers``, ``n_examples``, ``max_tokens_per_shard``, ``ckpt``, ``family``.
-        images: edge of the examples that were recorded.
+        examples: edge of the images or spectra that were recorded.
         shards: edges ``shard-NNNNN.json``, in any order.
         labels: edge ``labels.json``, None without labels.
         inputs: path of every input edge -> sha256 hex.
@@ -52,7 +54,7 @@ def join_store(
         ConfigError: the specification cannot be described in the protocol.
     """
     directory = Path(directory)
-    image_facts = read_json(images)
+    example_facts = read_json(examples)
     edges = [_edge(path, SHARD_FORMAT, SHARD_KEYS) for path in shards]
     label_facts = None if labels is None else _edge(labels, LABELS_FORMAT, LABELS_KEYS)
     if not edges:
@@ -65,9 +67,9 @@ def join_store(
         spec["max_tokens_per_shard"],
     )  # fmt: skip
     problems = _shard_problems(edges, paths, layout)
-    problems += _image_problems(image_facts, images, layout)
+    problems += _example_problems(example_facts, examples, layout)
     if label_facts is not None and labels is not None:
-        problems += _label_problems(label_facts, labels, image_facts, layout)
+        problems += _label_problems(label_facts, labels, example_facts, layout)
     if problems:
         raise MismatchError("\n".join(problems))
     missing = [text for edge in edges for text in size_problems(directory / edge["name"], layout.shard_bytes)]
@@ -75,19 +77,21 @@ def join_store(
         missing += size_problems(directory / "labels.bin", label_facts["bytes"])
     if missing:
         raise StoreError("\n".join(missing))
-    origin = {key: value for key, value in (image_facts.get("spec") or {}).items() if key != "code"}
+    origin = {key: value for key, value in (example_facts.get("spec") or {}).items() if key != "code"}
     options = origin.get("images", {})
+    dataset = example_facts.get("dataset", options.get("root", options.get("kind", spec["source"])))
     metadata = Metadata(
         family=spec["family"], ckpt=spec["ckpt"], layers=layout.layers,
         content_tokens_per_example=layout.content_tokens_per_example, cls_token=layout.cls_token,
         d_model=layout.d_model, n_examples=layout.n_examples, max_tokens_per_shard=layout.max_tokens_per_shard,
-        data=encode_data(origin), dataset=str(options.get("root", options.get("kind", spec["source"]))),
+        data=encode_data(origin), dataset=str(dataset),
     )  # fmt: skip
     grid = first["grid"] if all(edge["grid"] == first["grid"] for edge in edges) else None
-    examples = image_facts["files"].get("files.json", {}).get("sha256")
+    files = example_facts["files"]
+    listed = next((files[name]["sha256"] for name in EXAMPLE_LISTS if name in files), None)
     return write_store(
         directory, metadata, source=spec["source"], split=spec["split"], shards=edges, signature=first["signature"],
-        grid=grid, labels=label_facts, files_sha256=examples, spec=dict(spec), inputs=inputs,
+        grid=grid, labels=label_facts, files_sha256=listed, spec=dict(spec), inputs=inputs,
     )  # fmt: skip
 
 
@@ -127,22 +131,22 @@ def _shard_problems(edges: Sequence[Mapping[str, Any]], paths: Sequence[Path], l
     return problems
 
 
-def _image_problems(images: Mapping[str, Any], path: Path, layout: Layout) -> list[str]:
+def _example_problems(examples: Mapping[str, Any], path: Path, layout: Layout) -> list[str]:
     """Compare the number of examples."""
-    if images.get("n_examples") == layout.n_examples:
+    if examples.get("n_examples") == layout.n_examples:
         return []
-    return [f"{path}: n_examples is {images.get('n_examples')}, the specification says {layout.n_examples}"]
+    return [f"{path}: n_examples is {examples.get('n_examples')}, the specification says {layout.n_examples}"]
 
 
 def _label_problems(
-    labels: Mapping[str, Any], path: Path, images: Mapping[str, Any], layout: Layout
+    labels: Mapping[str, Any], path: Path, examples: Mapping[str, Any], layout: Layout
 ) -> list[str]:  # fmt: skip
-    """List how the labels contradict the recording, the images, or themselves."""
+    """List how the labels contradict the recording, the examples, or themselves."""
     tokens = layout.content_tokens_per_example
     n_rows = layout.n_examples * tokens
     due = {"name": "labels.bin", "n_examples": layout.n_examples, "tokens_per_example": tokens, "bytes": n_rows}
-    if images.get("classes") is not None:
-        due["classes"] = images["classes"]
+    if examples.get("classes") is not None:
+        due["classes"] = examples["classes"]
     problems = [f"{path}: {k} is {shown(labels[k])}, due is {shown(v)}" for k, v in due.items() if labels[k] != v]
     if len(labels["counts"]) != len(labels["classes"]) or sum(labels["counts"]) != n_rows:
         problems.append(

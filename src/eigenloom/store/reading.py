@@ -111,7 +111,7 @@ class LayerReader:
         with explained(path):
             file = self._open(shard, path)
             if self._stride == self._piece:
-                _read_at(file, path, row * self.row_bytes, out)
+                read_at(file, path, row * self.row_bytes, out)
                 return
             example, token = divmod(row, self.rows_per_example)
             start = example * self._stride + self._offset
@@ -121,7 +121,7 @@ class LayerReader:
                 n_bytes = min(len(out) - done, self._piece - skipped)
                 if self._hinted:
                     self._announce(shard, file, start)
-                _read_at(file, path, start + skipped, out[done : done + n_bytes])
+                read_at(file, path, start + skipped, out[done : done + n_bytes])
                 done += n_bytes
                 start += self._stride
                 skipped = 0
@@ -189,8 +189,8 @@ def _in_memory(file: int, start: int) -> bool:
         return False
 
 
-def _read_at(file: int, path: Path, start: int, out: memoryview) -> None:
-    """Fill bytes from a position of a file."""
+def read_at(file: int, path: Path, start: int, out: memoryview) -> None:
+    """Fill bytes from a position of a file; a file that ends there is an error."""
     got = os.preadv(file, [out], start)
     while got < len(out):  # a read may be cut short by the kernel's limit of 2 GiB, or by the end of the file
         count = os.preadv(file, [out[got:]], start + got)

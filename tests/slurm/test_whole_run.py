@@ -1,0 +1,90 @@
+"""`snakemake --profile slurm all` on a real cluster: every rule a job, GPU jobs get a GPU, bytes as on one machine."""
+
+import itertools
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from checkout import TINY, artifact_digests, snakemake
+
+from records import RECORDS, by_target
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+VARYING = {"starttime", "endtime", "job_hash"}
+
+
+def test_every_rule_ran_as_a_job(whole, quiet):
+    ran = {note["out"] for note in whole.notes()}
+    edges = {path for path in by_target(quiet / RECORDS) if path in ran}
+    scripts = {json.loads(by_target(quiet / RECORDS)[edge].read_text())["rule"] for edge in edges}
+    everything = {json.loads(path.read_text())["rule"] for path in by_target(quiet / RECORDS).values()}
+    assert scripts == everything
+    assert all(note["SLURM_JOB_ID"] for note in whole.notes())
+    assert len(whole.notes("end")) == len(ran) == len(whole.notes())
+
+
+def test_jobs_that_want_a_gpu_got_one_in_the_gpu_partition_and_the_others_none(whole):
+    partitions = {job["JobId"]: job["Partition"] for job in whole.jobs()}
+    gpus = defaultdict(set)
+    for note in whole.notes():
+        gpus[note["script"]].add((partitions[note["SLURM_JOB_ID"]], note["CUDA_VISIBLE_DEVICES"] is not None))
+    with_gpu, without = ("gpu", True), ("cpu", False)
+    for script in ("train", "record", "measure", "encode", "evaluate", "probe"):
+        assert gpus.pop(script) == {with_gpu}, script
+    assert gpus.pop("fit") == {with_gpu, without}, "k-means profits from a GPU, PCA does not"
+    assert set(itertools.chain(*gpus.values())) == {without}
+    cards = {note["CUDA_VISIBLE_DEVICES"] for note in whole.notes()} - {None}
+    assert cards == {"0", "1"}, "one card each, and both were used"
+
+
+def test_the_artifacts_and_results_are_those_of_a_local_run(whole, quiet):
+    assert artifact_digests(whole.checkout) == artifact_digests(quiet)
+    results = {str(p.relative_to(quiet)): p.read_bytes() for p in (quiet / "results").rglob("*") if p.is_file()}
+    assert any(name.endswith("metrics.json") for name in results)
+    for name, expected in results.items():
+        assert (whole.checkout / name).read_bytes() == expected, name
+
+
+def test_the_records_are_those_of_a_local_run_but_for_times_and_hash(whole, quiet):
+    def records(checkout: Path) -> dict[str, dict]:
+        return {out: json.loads(path.read_text()) for out, path in by_target(checkout / RECORDS).items()}
+
+    ours, theirs = records(whole.checkout), records(quiet)
+    assert ours.keys() == theirs.keys()
+    for out, record in ours.items():
+        assert {k: v for k, v in record.items() if k not in VARYING} == {
+            k: v for k, v in theirs[out].items() if k not in VARYING
+        }, out
+    assert "Nothing to be done" in snakemake(whole.checkout, "-n", "all", "--configfile", TINY).stdout
+
+
+def test_the_parts_of_a_scatter_ran_side_by_side_as_jobs_of_their_own(whole):
+    ends = {note["out"]: note["time"] for note in whole.notes("end")}
+    parts = [note for note in whole.notes() if note["script"] == "encode" and "/probe_train/" in note["out"]]
+    splits = defaultdict(list)
+    for note in parts:
+        splits[Path(note["out"]).parent].append((note["time"], ends[note["out"]], note["SLURM_JOB_ID"]))
+    assert all(len(jobs) == 2 for jobs in splits.values())
+    assert all(one[2] != two[2] for one, two in splits.values())
+    assert any(max(one[0], two[0]) < min(one[1], two[1]) for one, two in splits.values())
+
+
+def test_many_small_jobs_shared_a_slurm_job(whole):
+    jobs = defaultdict(list)
+    for note in whole.notes():
+        jobs[note["SLURM_JOB_ID"]].append(note)
+    shared = {tuple(sorted({note["script"] for note in notes})) for notes in jobs.values() if len(notes) > 1}
+    assert shared == {("join_codes",), ("score",), ("render", "write_tables")}
+    for notes in jobs.values():
+        starts = sorted(note["time"] for note in notes)
+        assert starts == [note["time"] for note in notes]
+
+
+def test_requests_are_those_of_the_rules(whole):
+    jobs = {re.sub("_wildcards.*", "", job["Comment"]): job for job in whole.jobs() if "Comment" in job}
+    train = jobs["rule_train"]
+    assert (train["NumCPUs"], train["TimeLimit"], train["MinMemoryNode"]) == ("2", "02:00:00", "4000M")
+    assert train["Requeue"] == "1"
