@@ -190,7 +190,7 @@ def odd(tmp_path_factory):
         ("dataset/arrays", rf"`dataset/arrays` is a group, not a data set; .*{KEY} \(53 x 7 int64\)"),
         ("", "is a group, not a data set"),
         (f"{KEY}/more", "does not exist"),
-        ("flat", r"shape \[53\], where a matrix \[rows, columns\] is needed"),
+        ("flat", r"has the shape \[53\], where a matrix \[rows, columns\] is needed; the file holds"),
         ("cube", r"shape \[2, 3, 4\]"),
         ("none", r"shape \[0, 4\]"),
         ("words", "holds text"),

@@ -108,7 +108,7 @@ def open_matrix(path: str | Path, key: str) -> Matrix:
         dtype = check_numeric(found, path, key)
         if found.ndim != 2 or 0 in found.shape:
             raise DataError(
-                f"{path}: `{key}` has shape {list(found.shape)}, where a matrix [rows, columns] is needed; "
+                f"{path}: `{key}` has the shape {list(found.shape)}, where a matrix [rows, columns] is needed; "
                 f"{_held(file, key)}"
             )
         offset = None if found.chunks or found.id.get_offset() is None else int(found.id.get_offset())
@@ -193,7 +193,7 @@ def _held(file: h5py.File, key: str) -> str:
     file.visititems(visit)
     if not found:
         return "the file holds no data set"
-    nearest = _nearest(key.strip("/"), list(found))
+    nearest = None if key in found else _nearest(key.strip("/"), list(found))
     guess = f"did you mean `{nearest}`? " if nearest else ""
     listed = list(found.values())
     more = f", and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
