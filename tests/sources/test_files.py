@@ -75,7 +75,7 @@ def test_a_key_that_does_not_exist_is_answered_with_those_that_do(tmp_path, suff
 @pytest.mark.parametrize("suffix", READERS)
 @pytest.mark.parametrize("shape", [(4, 5, 6), (7,)])
 def test_anything_but_a_matrix_is_refused(tmp_path, suffix, shape):
-    with pytest.raises(DataError, match=r"has the shape|is not a matrix|dimension"):
+    with pytest.raises(DataError, match=r"has (the )?shape"):
         open_rows(written(tmp_path, suffix, np.zeros(shape)), "flux")
 
 
@@ -101,7 +101,7 @@ def test_pickles_and_damage_are_refused(tmp_path):
     for suffix in READERS:
         path = written(tmp_path, suffix)
         path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(StoreError, match="damaged"):
+        with pytest.raises(StoreError, match="damaged|cannot be opened"):
             open_rows(path)
     with pytest.raises(StoreError, match=r"x\.csv: rows are read from \.h5"):
         open_rows(tmp_path / "x.csv")
