@@ -17,7 +17,7 @@ CLUSTER = "/run/eigenloom-slurm"
 SLURM_CONF = f"{CLUSTER}/slurm.conf"
 # The shipped profile waits half a minute before it first asks for a job's state. Without accounting `squeue` tells it.
 SOON = ("--slurm-init-seconds-before-status-checks", "3", "--slurm-status-command", "squeue", "--latency-wait", "10")
-LIMIT = 1500
+LIMIT = 1800
 
 
 def ask(*command: str) -> str:
@@ -64,10 +64,11 @@ class ClusterRun:
             "EIGENLOOM_DIARY": str(self.diary),
             "PYTHONPATH": f"{here['PYTHONPATH']}{os.pathsep}{Path(__file__).with_name('diary')}",
         }
-        command = ["timeout", "--signal=INT", "--kill-after=30", str(LIMIT), sys.executable, "-m", "snakemake"]
+        # In the foreground it passes a signal on once; else its group, Snakemake in it, gets the same again.
+        guard = ["timeout", "--foreground", "--signal=INT", "--kill-after=30", str(LIMIT)]
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
-                [*command, "--profile", "slurm", *soon, *words],
+                [*guard, sys.executable, "-m", "snakemake", "--profile", "slurm", *soon, *words],
                 cwd=self.checkout, env=settings, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         return self

@@ -36,7 +36,7 @@ def training(checkout: Path, *words: str) -> ClusterRun:
 def the_job_once_it_trains(run: ClusterRun) -> dict[str, str]:
     """Wait for the first steps of training and return the job that takes them."""
     history = run.checkout / "logs/train/tiny-scenes.jsonl"
-    return until(lambda: history.exists() and run.job(), 300, "training")
+    return until(lambda: history.exists() and run.job(), 900, "training")
 
 
 def reported(run: ClusterRun) -> None:
