@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkout import environment
+import yaml
+from checkout import TINY, environment
 
 CLUSTER = "/run/eigenloom-slurm"
 SLURM_CONF = f"{CLUSTER}/slurm.conf"
@@ -24,6 +25,14 @@ def ask(*command: str) -> str:
     """Run a command of Slurm on the test cluster and return what it prints."""
     settings = {**os.environ, "SLURM_CONF": SLURM_CONF}
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def edit(checkout: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Change the configuration of the tiny experiment in a checkout."""
+    config = yaml.safe_load((checkout / TINY).read_text(encoding="utf-8"))
+    change(config)
+    (checkout / TINY).write_text(yaml.safe_dump(config), encoding="utf-8")
+    return checkout
 
 
 def until(true: Callable[[], Any], seconds: float, what: str) -> Any:

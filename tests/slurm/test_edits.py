@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from checkout import TINY, artifact_digests, snakemake
-from cluster_runs import ClusterRun
+from cluster_runs import ClusterRun, edit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -15,8 +15,7 @@ TARGET = "results/tiny-scenes/layer-01/pca/reconstruction.json"
 
 def test_an_edit_of_one_basis_submits_its_jobs_alone(slurm, whole, tmp_path):
     checkout = Path(shutil.copytree(whole.checkout, tmp_path / "edited", symlinks=True))
-    config = checkout / TINY
-    config.write_text(config.read_text().replace("{kind: pca,", "{kind: pca, tol: 0.01,"))
+    edit(checkout, lambda config: config["bases"]["pca"].update(tol=0.01))
     planned = snakemake(checkout, "-n", "all", "--configfile", TINY).stdout
     assert set(re.findall(r"^rule (\w+):", planned, re.M)) == {
         "fit", "evaluate", "encode_topk", "join_codes", "probe", "score", "tabulate", "render", "all",

@@ -5,27 +5,19 @@ from pathlib import Path
 
 import pytest
 from checkout import TINY, copy_checkout, snakemake
-from cluster_runs import ClusterRun, ask, until
+from cluster_runs import ClusterRun, ask, edit, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 MODEL = "artifacts/tiny-scenes/model/meta.json"
 SNAPSHOT = "artifacts/.resume/tiny-scenes/model/meta.safetensors"
-STEPS = "steps: 300"
-
-
 FOREVER = 100_000
 
 
-def edited(root: Path, name: str, steps: int, bar: str = "{below_prior: true}") -> Path:
-    """Make a checkout whose network trains for so many steps, and must be this good."""
-    checkout = copy_checkout(root / name)
-    config = checkout / TINY
-    text = config.read_text()
-    assert STEPS in text
-    assert "{below_prior: true}" in text
-    config.write_text(text.replace(STEPS, f"steps: {steps}").replace("{below_prior: true}", bar))
-    return checkout
+def edited(root: Path, name: str, steps: int, **bar: float) -> Path:
+    """Make a checkout whose network trains for so many steps, and may have a bar that it misses."""
+    change = {"steps": steps} | ({"bar": bar} if bar else {})
+    return edit(copy_checkout(root / name), lambda config: config["sources"]["tiny-scenes"]["model"].update(change))
 
 
 def training(checkout: Path, *words: str) -> ClusterRun:
@@ -61,7 +53,7 @@ def overlong(slurm, tmp_path_factory):
 
 
 def test_a_failed_job_is_tried_again_with_more_and_reported_with_its_log(overlong, tmp_path):
-    with training(edited(tmp_path, "failing", steps=60, bar="{accuracy: 0.999}")) as run:
+    with training(edited(tmp_path, "failing", steps=60, accuracy=0.999)) as run:
         reported(run)
         assert "error: " in (run.checkout / "logs/train/tiny-scenes.log").read_text()
         tries = [job for job in run.jobs() if "rule_train" in job["Comment"]]
