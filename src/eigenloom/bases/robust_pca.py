@@ -127,7 +127,8 @@ class RobustPCA(Projection):
             rows -= centre
             # A feature that never leaves its median has no part in any direction, not even by rounding.
             live = rows.any(0).nonzero().squeeze(1)
-            solution = _pursuit(rows[:, live].to(device), settings, lambda_, noise_std, unfinished, progress)
+            home = "cpu" if torch.device(device).type == "mps" else device  # which has no float64
+            solution = _pursuit(rows[:, live].to(home), settings, lambda_, noise_std, unfinished, progress)
         low_rank, course = solution.low_rank, solution.course
         found = len(low_rank.values)
         if not found:

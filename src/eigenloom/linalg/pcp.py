@@ -42,7 +42,7 @@ def pcp(
     gap_tol: float = 1e-3,
     max_rank: int | None = None,
     out: str | Path | None = None,
-    resume: str | Path | Checkpoint | None = None,
+    resume: str | Path | None = None,
     seed: int = 0,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Split ``X [n, m]`` into low rank L plus sparse S, and noise where there is some.
@@ -50,7 +50,7 @@ def pcp(
     Minimises ``||L||_* + lambda ||S||_1 + sum N^2 / (2 v)`` with ``X = L + S + N`` and
     ``v = sigma^2 / sigma_rms (sqrt n + sqrt m)`` for the standard deviation sigma of each entry's noise; ``v = 0``
     leaves no N. Memory: X, one more array of its size, and factors; with ``out`` blocks of rows and factors only.
-    Per iteration about six products of the matrix with a thin one and four walks over it.
+    Per iteration, as a rule, three products of the matrix with a thin one in two walks over it.
 
     Args:
         X: array, tensor (its device is used), memory map, or anything of shape ``[n, m]`` that slices into arrays.
@@ -65,12 +65,12 @@ def pcp(
         dtype: ``float32`` or ``float64``, of the computation and of L and S.
         verbose: a bar where there is a terminal.
         mask: ``[n, m]``, true where X is observed; elsewhere X is not looked at and S is 0.
-        weights: ``[n, m]``, inverse variances; entries of weight 0 or NaN are unobserved.
+        weights: ``[n, m]``, inverse variances; an entry is unobserved where its weight is 0 or X is NaN.
         noise_std: 0 for none; a number; ``[n, m]``; or ``auto``, measured (see ``pcp_noise``).
         gap_tol: largest relative duality gap that counts as solved.
         max_rank: most singular values kept.
         out: folder in which ``L.npy`` and ``S.npy`` are written; the iteration then runs out of core.
-        resume: folder (or checkpoint) for unfinished work; the same call resumes it.
+        resume: folder for unfinished work, the array included; the same call resumes it.
         seed: of every random start.
 
     Returns:
@@ -112,21 +112,19 @@ def pcp(
 
 
 def _state(
-    problem: Problem, settings: Settings, out: str | Path | None, resume: str | Path | Checkpoint | None
+    problem: Problem, settings: Settings, out: str | Path | None, resume: str | Path | None
 ) -> tuple[Panel, Checkpoint | None]:
     """Return where the dense array is kept and what carries unfinished work."""
-    if out is None and not isinstance(resume, str | Path):
-        return InMemory(problem.shape, problem.dtype, problem.device), resume
+    folder = Path(resume) if resume is not None else Path(out) / ".pcp" if out is not None else None
+    if folder is None:
+        return InMemory(problem.shape, problem.dtype, problem.device), None
     if problem.device.type != "cpu":
         raise ConfigError("out and resume keep an array in files, which is for matrices on the CPU; move X there")
     identity = {"settings": vars(settings), "shape": list(problem.shape), "norm": problem.norm}
     identity |= {"largest": problem.largest, "lambda_": problem.lambda_, "noise": problem.noise, "scale": problem.scale}
     identity |= {"dtype": str(problem.dtype), "observed": problem.n_observed}
-    if isinstance(resume, str | Path):
-        disk = OnDisk(Path(resume), problem.shape, problem.dtype, problem.block_rows, identity)
-        return disk, disk
-    assert out is not None
-    return OnDisk(Path(out) / ".pcp", problem.shape, problem.dtype, problem.block_rows, identity), resume
+    disk = OnDisk(folder, problem.shape, problem.dtype, problem.block_rows, identity)
+    return disk, None if resume is None else disk
 
 
 def _parts(solution: Solution, X: Any, out: Path | None) -> tuple[Any, Any]:
