@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src scripts tests benchmarks workflow
 
-.PHONY: help run test test-slurm lint format bench verify stress docs clean
+.PHONY: help run test test-dvc test-slurm lint format bench record verify stress docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases,
 
 test: $(VENV)/.dev  ## Run all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+
+test-dvc: $(VENV)/.dev $(VENV)/.dvc  ## Run the tests that need DVC and an S3 server (both installed here)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" EIGENLOOM_REQUIRE_DVC=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile -m "dvc or s3"
 
 test-slurm: $(VENV)/.dev  ## Run the tests that need Slurm, on a cluster of their own (root; docs/howto/slurm.md)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/slurm
@@ -40,6 +43,9 @@ bench: $(VENV)/.bench  ## Time eigenloom beside its peers (FULL=1 for the docume
 	@cd benchmarks && OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  ../$(BIN)/python run.py $(if $(FULL),--full) $(NAMES)
 	@$(BIN)/python docs/generate.py
+
+record: $(VENV)/.dvc  ## Record artifacts with DVC and stage results and records for Git, running nothing (CONFIG=path for another)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/keep.py $(if $(CONFIG),--config $(CONFIG)) $(STAGES)
 
 verify: $(VENV)/.run  ## Compare every artifact with its recorded sha256
 	@$(BIN)/python scripts/verify.py
@@ -65,6 +71,11 @@ $(VENV)/.run: constraints.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "installing the pinned packages and the development tools into $(VENV) ..."
 	@$(PIP) --editable '.[workflow,dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dvc: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing DVC into $(VENV) ..."
+	@$(PIP) --editable '.[workflow,dvc,s3]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -9,7 +9,6 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/records.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/spectra.smk"
 include: "workflow/rules/stores.smk"
@@ -20,6 +19,7 @@ include: "workflow/rules/weights.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/records.smk"
 
 
 refuse_long_paths()

@@ -42,7 +42,7 @@ def problems(edge: Path, root: Path) -> Iterator[str]:
     if not isinstance(document, dict):
         yield f"{edge}: is not an edge"
         return
-    for name, facts in recorded_files(document):
+    for name, facts in [] if edge.name in RESULTS else recorded_files(document):
         path = edge.parent / name
         if Path(name).name != name:
             yield f"{edge}: names {name!r}, which leaves its directory"
@@ -58,17 +58,30 @@ def problems(edge: Path, root: Path) -> Iterator[str]:
             yield f"{edge}: was made from another {name}"
 
 
-def main() -> None:
-    """Check everything below ``ROOT/artifacts``."""
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    edges = sorted(p for p in (root / "artifacts").rglob("*.json") if is_edge(p))
+def edges_of(root: Path) -> list[Path]:
+    """Return the edges of every experiment, and the results, which say what they were made from."""
+    results = (path for path in (root / "results").rglob("*.json") if path.name in RESULTS)
+    return sorted([*(path for path in (root / "artifacts").rglob("*.json") if is_edge(path)), *results])
+
+
+def differences(root: Path, edges: list[Path] | None = None) -> list[str]:
+    """List what differs from its record, below ``root/artifacts`` and between it and ``root/results``."""
+    edges = edges_of(root) if edges is None else edges
     found: list[str] = []
+    digest.cache_clear()
     for edge in tqdm(edges, desc="verify", unit="edge", disable=not sys.stderr.isatty()):
         try:
             found += problems(edge, root)
         except StoreError as error:
             found.append(str(error))
-    if found:
+    return found
+
+
+def main() -> None:
+    """Check everything, and say so or name what differs."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    edges = edges_of(root)
+    if found := differences(root, edges):
         print("\n".join(found))
         sys.exit(
             f"{len(found)} problem(s) in {len(edges)} edges; delete what is named, then run again or `dvc checkout`"
@@ -78,11 +91,12 @@ def main() -> None:
 
 def is_edge(path: Path) -> bool:
     """Say whether a JSON file records others: not a snapshot's, not a ``run.json``, not saev's own two."""
-    inside = path.parts[path.parts.index("artifacts") + 1 :]
+    inside = path.parts[len(path.parts) - path.parts[::-1].index("artifacts") :]
     names_others = path.stem in EDGE_STEMS or path.stem.rpartition("-")[0] in ("part", "shard")
     return names_others and not inside[0].startswith(".")
 
 
+RESULTS = ("metrics.json", "reconstruction.json", "table.json")
 EDGE_STEMS = {"meta", "store", "manifest", "labels"}
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from job import Job, run
 
 
 def main(job: Job) -> None:
-    """Read the metrics, write table.csv, table.md, manifest.csv and manifest.json, then table.json."""
+    """Read the metrics; write the table, its summary and the manifest in every form, `table.json` last."""
     paths = sorted(job.lists.get("metrics", []))
     documents = {path.as_posix(): tables.read_metrics(path) if path.exists() else None for path in paths}
     job.lists["metrics"] = [path for path in paths if path.exists()]
@@ -17,6 +17,7 @@ def main(job: Job) -> None:
     write_text(job.out.with_name("table.md"), tables.markdown(table))
     write_text(job.out.with_name("manifest.csv"), csv_text(manifest))
     write_json(job.out.with_name("manifest.json"), manifest)
+    write_json(job.out.with_name("summary.json"), tables.summary(table))
     head = {"format": "eigenloom.table", "version": 1, "name": job.spec["name"]}
     write_json(job.out, {**head, **table, "spec": job.spec, "inputs": job.inputs})
 

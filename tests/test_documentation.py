@@ -25,6 +25,12 @@ def test_generated_pages_are_fresh(generate, page, render):
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == getattr(generate, render)(), "run `make docs`"
 
 
+def test_the_costs_of_the_published_scale_are_those_of_its_configuration(generate):
+    page = (ROOT / "docs/howto/scale.md").read_text(encoding="utf-8")
+    assert generate.filled(page, {"costs": generate.costs_table()}) == page, "run `make docs`"
+    assert "| **all** | **" in page
+
+
 def committed(name):
     """Return a file as the last commit has it: a run of one's own changes results, and that is no mistake."""
     done = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -49,11 +55,13 @@ def test_the_readmes_listing_runs(tmp_path, monkeypatch):
 
 
 def test_the_readmes_make_targets_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+)
 def test_relative_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)", text):

@@ -7,6 +7,7 @@ over artifacts of another configuration. ``skew`` compares them, reading small f
 import json
 import re
 from base64 import urlsafe_b64decode
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 
@@ -26,15 +27,22 @@ def by_target(root: str) -> dict[str, Path]:
     return found
 
 
-def skew() -> dict[str, str]:
+def skew(wanted: Container[str] | None = None) -> dict[str, str]:
     """Return file -> reason for each file below the working directory whose record stems from another run.
 
     Files that a live or interrupted run is making are left out: Snakemake knows them.
+
+    Args:
+        wanted: the files to look at, all when left out. Those of other experiments, and what an edit of the
+            configuration left behind, mislead nobody.
     """
     records, running = by_target(RECORDS), by_target(RUNNING)
     edges = filter(EDGE.match, map(str, Path("artifacts").rglob("*.json")))
     found = {edge: "has no record" for edge in edges if edge not in records and edge not in running}
-    for out in sorted(out for out in records if out not in running and Path(out).is_file()):
+    found = {edge: reason for edge, reason in found.items() if wanted is None or edge in wanted}
+    for out in sorted(out for out in records if out not in running and (wanted is None or out in wanted)):
+        if not Path(out).is_file():
+            continue
         try:
             reason = _difference(out, records[out])
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -82,4 +90,4 @@ def complaint(found: dict[str, str], shown: int = 5) -> list[str]:
 
 def is_bare() -> bool:
     """Say whether there are records but no artifacts, as in a clone before ``dvc pull``."""
-    return any(Path(RECORDS).rglob("*")) and not any(Path("artifacts").glob("[!.]*"))
+    return any(Path(RECORDS).rglob("*")) and not any(p.is_file() for p in Path("artifacts").glob("[!.]*/**/*"))

@@ -140,8 +140,19 @@ class Source(ABC):
         """Return the number of rows of a split at one layer."""
         return self.n_examples(split) * (self.n_tokens or 0)
 
+    @property
+    def tokens_per_example(self) -> int:
+        """(token, layer) vectors of one example; CLS counts."""
+        return ((self.n_tokens or 0) + self.has_cls) * len(self.layer_numbers)
+
+    def max_tokens_per_shard(self, split: str) -> int:
+        """Return the budget of a shard: the source's, or what the number of shards of the split makes of it."""
+        wanted = self.config["splits"][split]["n_shards"]
+        if wanted is None:
+            return self.config["record"]["max_tokens_per_shard"]
+        return -(-self.n_examples(split) // wanted) * self.tokens_per_example
+
     def n_shards(self, split: str) -> int:
-        """Return the number of shards: whole examples, as many as the budget of tokens admits; CLS counts."""
-        per_example = ((self.n_tokens or 0) + self.has_cls) * len(self.layer_numbers)
-        per_shard = max(1, self.config["record"]["max_tokens_per_shard"] // max(1, per_example))
+        """Return the number of shards: whole examples, as many as the budget of tokens admits."""
+        per_shard = max(1, self.max_tokens_per_shard(split) // max(1, self.tokens_per_example))
         return -(-self.n_examples(split) // per_shard)

@@ -98,6 +98,7 @@ class Specs:
             "layers": source.layer_numbers,
             "n_examples": source.n_examples(w["split"]),
             **source.config["record"],
+            "max_tokens_per_shard": source.max_tokens_per_shard(w["split"]),
         }
 
     def label(self, w: Wildcards) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Specs:
             **w,
             "layers": source.layer_numbers,
             "n_examples": source.n_examples(w["split"]),
-            "max_tokens_per_shard": source.config["record"]["max_tokens_per_shard"],
+            "max_tokens_per_shard": source.max_tokens_per_shard(w["split"]),
             "ckpt": source.origin,
             "family": FAMILY,
         }

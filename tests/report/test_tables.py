@@ -115,6 +115,17 @@ def test_markdown_cells_stay_cells():
     assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
 
 
+def test_the_summary_holds_the_metrics_of_every_result_and_no_floor():
+    found = documents()
+    nested = tables.summary(tables.tabulate(found))
+    for layer in LAYERS:
+        assert nested["s"][layer].keys() == METHODS.keys()
+        for basis, codings in METHODS.items():
+            assert nested["s"][layer][basis].keys() == set(codings)
+    kept = nested["s"]["layer-01"]["pca"]["dense"]
+    assert kept == {m.key: found[path_of("layer-01", "pca", "dense")]["metrics"].get(m.key) for m in tables.METRICS}
+
+
 def test_script(tmp_path):
     found = documents()
     for path, document in found.items():
@@ -124,7 +135,7 @@ def test_script(tmp_path):
     assert run_script("write_tables", tmp_path, {"name": "t"}, out, metrics=[*found, absent]) == (0, "")
     folder = (tmp_path / out).parent
     assert {path.name for path in folder.iterdir()} == {
-        "table.json", "table.csv", "table.md", "manifest.csv", "manifest.json",
+        "table.json", "table.csv", "table.md", "summary.json", "manifest.csv", "manifest.json",
     }  # fmt: skip
     table = json.loads((tmp_path / out).read_text())
     assert absent in table["missing"]

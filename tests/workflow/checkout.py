@@ -18,7 +18,8 @@ def copy_checkout(target: Path) -> Path:
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
     for name in listed:
-        if not name.startswith(("results/", ".snakemake/", "benchmarks/results/")) and (ROOT / name).is_file():
+        made = name.startswith(("results/", ".snakemake/", "benchmarks/results/")) or name.endswith("dvc.lock")
+        if not made and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     return target

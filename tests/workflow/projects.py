@@ -14,14 +14,15 @@ class Project:
     def __init__(self, root: Path):
         self.root = root
 
-    def snakemake(self, *words: str, status: int = 0) -> str:
-        """Run Snakemake there and return what it prints."""
+    def environment(self, **more: str) -> dict[str, str]:
+        """Environment in which ``python`` is the one that runs the tests, and the library the project's."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**os.environ, "SLURM_CONF": "/dev/null", "PATH": path, "PYTHONPATH": "src", **more}
+
+    def snakemake(self, *words: str, status: int = 0, **more: str) -> str:
+        """Run Snakemake there, with more variables in its environment, and return what it prints."""
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *words]
-        environment = {
-            **os.environ,
-            "SLURM_CONF": "/dev/null",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
+        environment = self.environment(**more)
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
         text = done.stdout + done.stderr
         assert done.returncode == status, text[-4000:]

@@ -1,4 +1,4 @@
-"""Stand in for any script of the workflow: write the edge and, empty, the files declared beside it.
+"""Stand in for any script of the workflow: write the edge and the files declared beside it, small and reproducible.
 
 Copied over every file of ``scripts/`` where only the DAG matters; it starts fast, for it imports nothing heavy.
 """
@@ -29,7 +29,7 @@ BESIDE = {
     "join_codes": ["run.json"],
     "evaluate": ["nmse_curve.csv"],
     "score": ["per_class.csv", "features.csv"],
-    "write_tables": ["table.csv", "table.md", "manifest.json", "manifest.csv"],
+    "write_tables": ["table.csv", "table.md", "summary.json", "manifest.json", "manifest.csv"],
     "render": [
         "nmse_l0.svg",
         "layers.svg",
@@ -76,9 +76,23 @@ def main(words: list[str]) -> None:
     edges = sorted(path for paths in options.values() for path in paths)
     inputs = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in edges}
     script = Path(__file__).stem
+    digest = hashlib.sha256(json.dumps([script, spec, inputs]).encode()).hexdigest()
+    files = {}
     for name in siblings(script, spec):
-        (out.parent / name.format(stem=out.stem, number=out.stem.rpartition("-")[2])).touch()
-    out.write_text("" if out.suffix == ".html" else json.dumps({"spec": spec, "inputs": inputs}))
+        path = out.parent / name.format(stem=out.stem, number=out.stem.rpartition("-")[2])
+        text = content(path.name, digest, edges)
+        path.write_text(text)
+        if not path.name.endswith("run.json"):
+            files[path.name] = {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    edge = {"files": files, "spec": spec, "inputs": inputs, "score": int(digest[:6], 16) / 2**24}
+    out.write_text("" if out.suffix == ".html" else json.dumps(edge))
+
+
+def content(name: str, digest: str, edges: list[str]) -> str:
+    """Make up a file: the scores by the place of their metrics in a summary, else a line that names file and job."""
+    if name == "summary.json":
+        return json.dumps({str(Path(p).parent): {"nmse": json.loads(Path(p).read_text())["score"]} for p in edges})
+    return json.dumps({"file": name, "job": digest}) if name.endswith(".json") else f"{name} {digest}\n"
 
 
 if __name__ == "__main__":

@@ -263,14 +263,6 @@ def test_all_mistakes_are_listed_at_once():
     assert len(check(config)) == 3
 
 
-def test_experiments_name_their_sources_and_themselves_differently():
-    configs = [load(path) for path in EXPERIMENTS]
-    names = [name for config in configs for name in [*config["sources"]]]
-    assert len(names) == len(set(names))
-    assert len({config["name"] for config in configs}) == len(configs)
-    assert len(configs) >= 2
-
-
 def test_a_kind_from_another_package_is_taken_as_it_is(monkeypatch):
     from eigenloom.bases import registry
 

@@ -4,7 +4,11 @@ import getpass
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import h5py
 import numpy as np
@@ -28,8 +32,8 @@ def test_nothing_is_planned_after_a_run_nor_in_a_clone_with_reversed_times(built
     assert built.planned() == set()
     files = sorted((p for p in (project.root / "artifacts").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime)
     times = [path.stat().st_mtime_ns for path in files]
-    for path, time in zip(files, reversed(times), strict=True):
-        os.utime(path, ns=(time, time))
+    for path, made in zip(files, reversed(times), strict=True):
+        os.utime(path, ns=(made, made))
     assert project.planned() == set()
 
 
@@ -250,6 +254,83 @@ def test_a_file_of_ones_own_takes_the_place_of_the_simulation_by_two_lines(unbui
         f"{spectra}/fit_val/meta.json", f"{shards}/fit_val/shard-00000.json", f"{shards}/fit_val/labels.json",
     ]  # fmt: skip
     assert "is absent" not in text
+
+
+def test_planning_imports_nothing_heavy(fresh, tmp_path):
+    """Modules that cannot be imported stand first on the path; a plan needs none of them."""
+    heavy = ("torch", "scipy", "sklearn", "matplotlib", "safetensors", "PIL")  # numpy comes with Snakemake's plugins
+    for name in heavy:
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError({name!r})")
+    text = fresh.snakemake("-n", "all", PYTHONPATH=str(tmp_path))
+    assert "rule all:" in text
+    broken = subprocess.run([sys.executable, "-c", "import torch"], env={"PYTHONPATH": str(tmp_path)}, check=False,
+                            capture_output=True, text=True)  # fmt: skip
+    assert "ImportError: torch" in broken.stderr
+
+
+def test_the_published_scale_can_be_planned(unbuilt):
+    for root in ("imagenet/train", "imagenet/val", "ade20k/training", "ade20k/validation"):
+        (unbuilt.root / "data" / root).mkdir(parents=True)
+    text = unbuilt.snakemake("-n", "all", "--configfile", "workflow/experiments/paper-scale/config.yaml")
+    jobs = {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", text, re.M)}
+    assert jobs["list_images"] == 4
+    assert jobs["record"] == 3 * 64 + 63 + 2
+    assert jobs["fit"] == 4 * 7
+    assert jobs["encode_topk"] == jobs["encode_label"] == 6 * (64 + 63)
+    assert jobs["probe"] == 6 * 2 * (2 + 6)
+    assert jobs["score"] == 6 * (2 + 6)
+    assert "bases.pca: topk-01024 would keep all entries of imagenet and are left out" in text
+    assert "is absent" not in text
+
+
+def test_experiments_share_a_source_and_add_bases(project):
+    """Another experiment over the same recordings: its own bases, results and report, nothing recorded again."""
+    text = (project.root / "config.yaml").read_text().replace("name: tiny", "name: more")
+    text = text.replace("kmeans-016: {kind: kmeans, n_clusters: 16,", "kmeans-008: {kind: kmeans, n_clusters: 8,")
+    (project.root / "workflow/experiments/more").mkdir()
+    (project.root / "workflow/experiments/more/config.yaml").write_text(text)
+    more = ("--configfile", "workflow/experiments/more/config.yaml")
+    planned = project.planned("all", *more)
+    assert {"record", "train", "join_store", "measure", "join_moments"} & rules(planned) == set()
+    assert rules(planned) == {
+        "fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "render",
+    }  # fmt: skip
+    assert all("kmeans-008" in job or "/more/" in job for job in planned)
+    before = {p: p.read_bytes() for p in (project.root / "results").rglob("*") if p.is_file()}
+    project.snakemake("--quiet", "all", *more, "--", "all")
+    assert project.planned("all", *more) == set()
+    assert project.planned() == set()
+    assert {path: path.read_bytes() for path in before} == before
+    assert (project.root / "results/reports/more/index.html").is_file()
+
+
+def test_of_two_runs_at_once_the_second_is_told_of_the_lock(unbuilt):
+    """And after kill -9 of the first, unlocking lets the next one finish."""
+    script, hold = unbuilt.root / "scripts/prepare.py", unbuilt.root / "hold"
+    waiting = "import time\n\nwhile Path('hold').exists():\n    time.sleep(0.02)\n\n"
+    script.write_text(script.read_text().replace("if __name__", f"{waiting}if __name__"))
+    hold.touch()
+    first = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "all"], cwd=unbuilt.root, env=unbuilt.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not list((unbuilt.root / ".snakemake/incomplete").glob("*")):
+            assert first.poll() is None
+            time.sleep(0.02)
+        second = unbuilt.snakemake("all", status=1)
+        assert "LockException" in second
+        assert "cannot be locked" in second
+        assert first.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        hold.unlink()
+    assert "LockException" in unbuilt.snakemake("all", status=1)
+    subprocess.run([sys.executable, "scripts/unlock.py"], cwd=unbuilt.root, env=unbuilt.environment(), check=True,
+                   capture_output=True)  # fmt: skip
+    unbuilt.snakemake("--quiet", "all", "--rerun-incomplete", "--", "all")
+    assert unbuilt.planned() == set()
 
 
 def test_edges_hold_what_the_guard_compares(built):

@@ -105,6 +105,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "sources/photos/splits/fit_val/first": (2001, {"list_images"}),
     "sources/photos/splits/fit_val/images": ("masked", {"list_images", "label"}),
     f"{S}/splits/fit_val/n_examples": (300, {"draw", *STORE}),
+    f"{S}/splits/probe_val/n_shards": (3, {*STORE, *ENCODES}),
     f"{S}/splits/probe_val/n_examples": (500, {"draw", *STORE, *ENCODES}),
     f"{M}/width": (64, {*TRAIN, "evaluate", "encode_topk", *CODINGS}),
     f"{M}/depth": (5, TRAIN),
@@ -265,7 +266,7 @@ def test_every_key_of_the_schema_has_its_edit():
 
     tested = {place(path) for path in EDITS}
     splits = {("sources", "*", "splits", s, k) for s in ("fit_train", "fit_val", "probe_train", "probe_val")
-              for k in ("images", "n_examples", "first")}  # fmt: skip
+              for k in ("images", "n_examples", "first", "n_shards")}  # fmt: skip
     missing = {leaf for leaf in leaves(schema(), ()) if leaf not in tested} - splits
     assert missing == {("codings", "*")}  # codings that have a kind and nothing else
 
@@ -311,6 +312,14 @@ def test_default_numbers():
     remarks = list(plan.remarks())
     assert "bases.pca: topk-00256, topk-01024 would keep all entries of scenes and are left out" in remarks
     assert "bases.pca: topk-01024 would keep all entries of stars and are left out" in remarks
+
+
+def test_a_split_can_be_cut_into_a_number_of_shards():
+    config = default()
+    config["sources"]["scenes"]["splits"]["fit_train"]["n_shards"] = 64
+    source = plan_of(config).sources["scenes"]
+    assert source.max_tokens_per_shard("fit_train") == 32 * 65 * 2  # 2000 images in 64 shards: 32 each
+    assert [source.n_shards(split) for split in source.splits] == [63, 1, 2, 2]
 
 
 def test_tiny_numbers():

@@ -21,6 +21,8 @@ import psutil
 import pytest
 from checkout import TINY, artifact_digests, copy_checkout, environment, snakemake
 
+import verify
+
 pytestmark = [pytest.mark.dag, pytest.mark.slow]
 
 # In the order of the DAG, so that one storm meets them all.
@@ -202,6 +204,55 @@ def test_a_damaged_shard_is_one_sentence_and_leaves_nothing(copy, damage, words)
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.search(words, sentence), sentence
     assert not list(target.parent.glob("part-00000*"))
+
+
+def test_a_full_disk_stops_a_fit_with_a_sentence_and_a_rerun_completes(copy, quiet, tmp_path):
+    place = copy / "artifacts/tiny-scenes/bases"
+    shutil.rmtree(place)
+    place.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    target = "artifacts/tiny-scenes/bases/kmeans-016/layer-01/meta.json"
+    try:
+        (place / "filler").write_bytes(bytes(15 * 4096))
+        failed = snakemake(copy, target, "--configfile", TINY, check=False)
+        assert failed.returncode == 1
+        log = (copy / "logs/fit/tiny-scenes/kmeans-016/layer-01.log").read_text()
+        assert "Traceback" not in log
+        (sentence,) = [line for line in log.splitlines() if line.startswith("error: ")]
+        assert "no space left on the device; free some and run the same command again" in sentence
+        assert "logs/fit/tiny-scenes/kmeans-016/layer-01.log" in failed.stderr
+        assert [path.name for path in place.rglob("*") if path.is_file()] == ["filler"]
+        (place / "filler").unlink()
+        snakemake(copy, target, "--configfile", TINY)
+        assert (copy / target).read_bytes() == (quiet / target).read_bytes()
+        assert planned(copy, target) == {}
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_no_byte_of_an_artifact_can_change_unnoticed(copy):
+    """Of every name of file, one file changed in its last byte: ``make verify`` names it, or what was made from it."""
+    files = {}
+    for path in sorted((copy / "artifacts").rglob("*")):
+        if path.is_file() and not path.name.endswith("run.json") and ".resume" not in path.parts:
+            kind = (path.relative_to(copy / "artifacts").parts[1], re.sub(r"\d+", "0", path.name))
+            files.setdefault(kind, path)
+    assert len(files) > 20
+    unnoticed = []
+    for path in files.values():
+        before = path.read_bytes()
+        is_edge = path.suffix == ".json" and "spec" in json.loads(before)
+        changed = json.dumps(json.loads(before)).encode() if is_edge else before[:-1] + bytes([before[-1] ^ 1])
+        path.write_bytes(changed)
+        if not verify.differences(copy):
+            unnoticed.append(str(path.relative_to(copy)))
+        path.write_bytes(before)
+    assert unnoticed == []
+    assert verify.differences(copy) == []
 
 
 def test_killed_at_random_moments_the_artifacts_are_the_same(quiet, tmp_path):

@@ -6,6 +6,7 @@ rule tabulate:
         table="results/tables/{name}/table.json",
         csv=figure("tables/{name}/table.csv", "Tables"),
         markdown="results/tables/{name}/table.md",
+        summary="results/tables/{name}/summary.json",
         manifest="results/tables/{name}/manifest.json",
         manifest_csv="results/tables/{name}/manifest.csv",
     log:

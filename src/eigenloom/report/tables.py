@@ -154,6 +154,18 @@ def table_csv(table: Document) -> str:
     return csv_text(table["rows"], table["columns"])
 
 
+def summary(table: Document) -> dict[str, Any]:
+    """Return the metrics of every result, nested by source, layer, basis and coding: what ``dvc metrics`` compares."""
+    nested: dict[str, Any] = {}
+    for row in table["rows"]:
+        if row["role"] == RESULT:
+            place = nested
+            for name in KEY:
+                place = place.setdefault(str(row[name]), {})
+            place.update({metric.key: row.get(metric.key) for metric in METRICS})
+    return nested
+
+
 def number(value: Any, digits: int = 3) -> str:
     """Write a number with a fixed count of decimals, nothing for None."""
     return "" if value is None else f"{value:.{digits}f}"
