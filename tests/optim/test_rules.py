@@ -334,7 +334,9 @@ def test_parameters_without_a_gradient_are_left_out_and_pairs_do_not_shift(liter
     for seed in (2, 3):
         give(params, seed)
         steps = moves(optimizer, params)
-        sizes = [float((step + 0.01 * p).square().mean().sqrt()) for step, p in zip(steps, params, strict=True)]
+        sizes = [
+            float((step + 0.01 * p.detach()).square().mean().sqrt()) for step, p in zip(steps, params, strict=True)
+        ]
         assert all(0.01 < size < 0.05 for size in sizes)
 
 

@@ -54,10 +54,13 @@ def test_the_default_configuration_names_every_key_and_comments_on_it():
 
 
 def test_every_property_is_described():
+    shared = schema()["$defs"]
+
     def walk(node: Any, path: str) -> None:
         if isinstance(node, dict):
             for name, child in (node.get("properties") or {}).items():
-                assert child.get("description"), f"{path}.{name}"
+                named = shared.get(child.get("$ref", "").rpartition("/")[2], {})
+                assert child.get("description") or named.get("description"), f"{path}.{name}"
                 assert "additionalProperties" in child or child.get("type") != "object", f"{path}.{name}"
             for name, child in node.items():
                 walk(child, f"{path}.{name}")

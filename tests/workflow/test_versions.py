@@ -149,7 +149,9 @@ def test_shipped_experiments_do_not_rebuild_each_other():
 
 
 def test_experiments_may_share_a_source_and_add_bases(tmp_path):
-    other = changed(bases={"kmeans-008": {"kind": "kmeans", "n_clusters": 8, "codings": ["onehot"]}}, weights={})
+    other = changed(
+        bases={"kmeans-008": {"kind": "kmeans", "n_clusters": 8, "codings": ["onehot"]}}, weights={"snapshots": 8}
+    )
     assert between(other, tmp_path) == []
 
 
