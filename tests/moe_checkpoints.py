@@ -25,12 +25,12 @@ OWN = {
 """Model type -> class of its configuration, sizes of its own."""
 
 
-def model(kind):
+def model(kind, **more):
     """A tiny random model, float32."""
     import transformers
 
     name, own = OWN[kind]
-    config = getattr(transformers, name)(**COMMON, **own)
+    config = getattr(transformers, name)(**{**COMMON, **own, **more})
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # larger weights than the default's, so that experts matter

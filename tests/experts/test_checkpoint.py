@@ -109,7 +109,7 @@ def test_every_walk_opens_each_shard_once_and_reads_each_place_once(fused, tmp_p
             part = self.file.get_slice(key)
 
             class Slice:
-                def __getitem__(_, at):
+                def __getitem__(self, at):
                     reads.append((key, str(at)))
                     return part[at]
 
