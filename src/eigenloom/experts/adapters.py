@@ -21,9 +21,8 @@ def fit_adapters(w: Tensor, m: Tensor, ridge: float = 1e-10) -> Tensor:
     Returns:
         ``[b, p, r]`` in the dtype of ``w``; zero where ``M_i`` is.
     """
-    cross = w @ m.mT
     factor, well = factor_of(m, ridge)
-    adapters = torch.cholesky_solve(cross.mT.double(), factor).mT.to(w.dtype)
+    adapters = ((w @ m.mT).double() @ torch.cholesky_inverse(factor)).to(w.dtype)
     if not bool(well.all()):
         bad = (~well).nonzero()[:, 0]
         adapters[bad] = _by_svd(w[bad].double(), m[bad].double()).to(w.dtype)
