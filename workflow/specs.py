@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from code_digest import REMEMBERED, code_digest
 from eigenloom.bases.registry import find_kind
-from eigenloom.provenance import canonical_json, code_digest
+from eigenloom.provenance import canonical_json
 from image_source import ImageSource
 from plan import Plan
 from source import Wildcards, held_out_places
@@ -229,4 +230,5 @@ class Specs:
 def code(rule: str, kind: str | None) -> str:
     """Digest a rule's script, the modules it imports, and the module of the kind of basis it works on."""
     modules = [find_kind(kind).module] if kind else []
-    return code_digest(ROOT / "scripts" / f"{SCRIPTS.get(rule, rule)}.py", [ROOT / "src", ROOT / "scripts"], modules)
+    script = ROOT / "scripts" / f"{SCRIPTS.get(rule, rule)}.py"
+    return code_digest(script, [ROOT / "src", ROOT / "scripts"], modules, ROOT / REMEMBERED)

@@ -1,18 +1,13 @@
-"""One cluster for all, and one run of the tiny experiment on it beside a local one.
-
-A job on a cluster starts Python three times, and the tiny experiment has hundreds of jobs. So the tests run the part of
-it in which each rule of an image source occurs: one layer, two bases; with ``EIGENLOOM_SLOW=1`` all of it.
-"""
+"""One cluster for all, and one run of the tiny experiment on it beside a local one."""
 
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checkout import TINY, copy_checkout, snakemake
-from cluster_runs import ClusterRun, edit
+from cluster_runs import ClusterRun
 
 CLUSTER = str(Path(__file__).with_name("cluster"))
 
@@ -52,21 +47,10 @@ def accounting(down: None) -> None:
     bring_up("--accounting")
 
 
-def cut(config: dict[str, Any]) -> None:
-    """Leave one source, one layer of it and two bases: one that profits from a GPU, one that does not."""
-    if os.environ.get("EIGENLOOM_SLOW") != "1":
-        source = config["sources"]["tiny-scenes"]
-        source["layers"] = [1]
-        source["record"]["max_tokens_per_shard"] //= 2
-        config["sources"] = {"tiny-scenes": source}
-        config["bases"] = {name: config["bases"][name] for name in ("kmeans-016", "pca")}
-        config.pop("weights", None)
-
-
 @pytest.fixture(scope="session")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which everything was built on this machine, as `make run` does. Do not change it."""
-    checkout = edit(copy_checkout(tmp_path_factory.mktemp("quiet") / "checkout"), cut)
+    checkout = copy_checkout(tmp_path_factory.mktemp("quiet") / "checkout")
     snakemake(checkout, "all", "--configfile", TINY)
     return checkout
 
@@ -75,7 +59,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(down: None, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
     """The same on the cluster, with GPU jobs. Do not change it."""
     bring_up()
-    with ClusterRun(edit(copy_checkout(tmp_path_factory.mktemp("whole") / "checkout"), cut)) as run:
+    with ClusterRun(copy_checkout(tmp_path_factory.mktemp("whole") / "checkout")) as run:
         run.start("all", "--configfile", TINY, "--config", "device=auto")
         assert run.wait() == 0, run.said()
     return run
