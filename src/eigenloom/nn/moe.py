@@ -6,6 +6,7 @@ Transformer (Fedus et al. 2022). All experts are computed for all examples, whic
 """
 
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,11 @@ class SmallMoE(nn.Module):
                 parameter.normal_(0.0, gain / parameter.shape[-1] ** 0.5, generator=source)
             elif name.endswith("bias"):
                 parameter.zero_()
+
+    @property
+    def layers(self) -> list[MoEBlock]:
+        """The blocks, in order."""
+        return cast(list[MoEBlock], list(self.blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""

@@ -75,7 +75,7 @@ def open_moe(directory: str | Path) -> SmallMoE:
 
 def named_tensors(module: SmallMoE) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters under the names of a checkpoint, those of experts as views of the stacked ones."""
-    for layer, block in enumerate(module.blocks):
+    for layer, block in enumerate(module.layers):
         at = f"model.layers.{layer}"
         yield f"{at}.input_layernorm.weight", block.norm.weight.data
         yield f"{at}.mlp.gate.weight", block.experts.router.data
@@ -99,5 +99,5 @@ def replace_experts(module: SmallMoE, families: Mapping[str, Tensor]) -> None:
     """
     n = module.config.num_experts
     for family, matrices in families.items():
-        for layer, block in enumerate(module.blocks):
+        for layer, block in enumerate(module.layers):
             getattr(block.experts, family).copy_(matrices[layer * n : (layer + 1) * n])
