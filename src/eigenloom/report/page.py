@@ -96,7 +96,7 @@ FIGURES = {
         " of the weights, accuracy on test images, divergence of the predictions from those of the network as trained,"
         " all against the number of parameters, with 95 % intervals over trainings; and the error after training"
         " against what the seeding cost, in counted floating-point operations. Controls: other factorisations with as"
-        " many parameters (dashed, hollow; the bound by the SVD of every expert has more), and the networks as trained.",
+        " many parameters (dashed, hollow; the bound by the SVD of every expert has more), and the trained networks.",
     ),
     "expert_map": (
         expert_map,
