@@ -1,7 +1,7 @@
 """Atoms as combinations of proxies: PCA, spherical k-means, greedy and their mixture, from ``C = X X^T`` alone.
 
-Rows of ``X [E, r d]`` are proxies. Each function returns combinations ``T [m, E]`` in float64, so that ``T X`` are the atoms;
-after ``C`` is formed, ``r`` and ``d`` never enter.
+Rows of ``X [E, r d]`` are proxies. Each function returns combinations ``T [m, E]`` in float64, so that ``T X`` are the
+atoms; after ``C`` is formed, ``r`` and ``d`` never enter.
 """
 
 import math
@@ -16,9 +16,9 @@ from eigenloom.linalg.eigen import descending_eigh, leading_eigh
 
 
 def atoms_by_pca(C: Tensor, m: int) -> tuple[Tensor, dict[str, Any]]:
-    """Return orthonormal atoms along the ``m`` leading eigenvectors of C; the residual is the sum of the other eigenvalues.
+    """Return orthonormal atoms along the ``m`` leading eigenvectors of C.
 
-    Where C has fewer than m, the remaining atoms are zero.
+    The squared residual is the sum of the other eigenvalues. Where C has fewer than m, the remaining atoms are zero.
     """
     values, vectors = descending_eigh(C)
     live = values[:m] > 1e-13 * values[0]
@@ -44,9 +44,9 @@ def residual_gram(C: Tensor, T: Tensor, codes: Tensor) -> Tensor:
 
 
 def atoms_by_greed(C: Tensor, m: int, rule: str) -> tuple[Tensor, dict[str, Any]]:
-    """Return atoms found one at a time: the leading direction of what codes by ``rule`` leave, then all coded anew.
+    """Return atoms found one at a time: the leading direction of what codes leave, then all coded anew by ``rule``.
 
-    Its sign is that of the larger positive part. Earlier atoms are touched up once: each becomes the best for its codes.
+    Its sign is that of the larger positive part. Earlier atoms are touched up once: each becomes best for its codes.
     A touch-up or new codes that would raise the residual are not taken.
     """
     n = len(C)

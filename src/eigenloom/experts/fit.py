@@ -11,7 +11,7 @@ from eigenloom.batches import generator
 from eigenloom.experts.model import mix
 from eigenloom.experts.parameters import CodeParameters
 from eigenloom.experts.polish import Problem, Run
-from eigenloom.experts.schedule import LINEAR_SHARE, SCALES, Rung, activations_of, rungs, starts
+from eigenloom.experts.schedule import LINEAR_SHARE, Rung, activations_of, rungs, scales_for, starts
 from eigenloom.experts.settings import TrainingSettings
 from eigenloom.experts.source import Tiles
 from eigenloom.experts.support import PenaltyControl
@@ -124,7 +124,7 @@ class FamilyFit:
         linear = round(s.polish_evals * LINEAR_SHARE) if activations else s.polish_evals
         if self.phase == "linear":
             return rungs(len(self.starts), linear, least=2)
-        return rungs(len(activations) * len(SCALES), s.polish_evals - linear)
+        return rungs(len(activations) * len(scales_for(s.polish_evals)), s.polish_evals - linear)
 
     def _begin_linear(self) -> None:
         """Turn the points that sweeps have reached into runs."""
@@ -133,7 +133,7 @@ class FamilyFit:
             self._runs.append(Run.begin(start.name, self._problem("identity", point[0]), *point))
 
     def _begin_activations(self) -> None:
-        """Start every activation at every scale from where the linear model branches off."""
+        """Start every activation at every scale from the point where the linear run that leads now began."""
         self.phase, self._rung, self._index, self._runs = "activations", 0, 0, []
         activations = activations_of(self.settings.activation)
         if not activations:
@@ -145,7 +145,7 @@ class FamilyFit:
         codes, bank = self._branch
         size = mix(codes, bank).square().mean().sqrt().clamp_min(1e-30)
         for activation in activations:
-            for scale in SCALES:
+            for scale in scales_for(self.settings.polish_evals):
                 name = f"{activation} from {scale:g}"
                 problem = self._problem(activation, codes)
                 self._runs.append(Run.begin(name, problem, codes, bank * (scale / size)))
@@ -166,7 +166,7 @@ class FamilyFit:
         best = self._runs[order[0]]
         self._offer(best.descent.value, best.point, best.problem.activation)
         if self.phase == "linear" and self._rung == 0:
-            self._branch = best.point
+            self._branch = self._points[order[0]]
         self._rung, self._index = self._rung + 1, 0
         if self._rung < len(ladder):
             self._runs = [self._runs[i] for i in sorted(order[: ladder[self._rung].alive])]
@@ -203,7 +203,7 @@ class FamilyFit:
         points: dict[str, Point | None] = {"accepted": self.accepted[1], "branch": self._branch}
         points |= {f"point{i}": point for i, point in enumerate(self._points)}
         points |= {"current": self._current, "best": self._best[1] if self._best else None}
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, point in points.items():
             if point is not None:
                 tensors |= {f"{name}.codes": point[0], f"{name}.bank": point[1]}

@@ -1,7 +1,7 @@
 """Codes as functions of free numbers, so that a descent without constraints keeps them where they belong.
 
-Signed codes are the numbers themselves, nonnegative ones their squares, those on the simplex squares over their sum, and
-sparse ones the numbers where a mask allows them.
+Signed codes are the numbers themselves, nonnegative ones their squares, those on the simplex squares over their sum,
+and sparse ones the numbers where a mask allows them.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _LEAST = 1e-2
 
 @dataclass(frozen=True)
 class CodeParameters:
-    """``kind`` is one of ``signed``, ``nonneg``, ``simplex``, ``sparse``; ``mask [E, m]`` says which sparse codes may move."""
+    """``kind``: ``signed``, ``nonneg``, ``simplex`` or ``sparse``; ``mask [E, m]`` says which sparse codes may move."""
 
     kind: str
     mask: Tensor | None = None

@@ -111,7 +111,7 @@ class Run:
     def begin(cls, name: str, problem: Problem, codes: Tensor, bank: Tensor) -> "Run":
         """Start from codes and bank."""
         x = problem.pack(codes, bank)
-        return cls(name, problem, Descent.start(problem, x, history=20 if x.numel() <= _LARGE else 5))
+        return cls(name, problem, Descent.start(problem, x, history=10 if x.numel() <= _LARGE else 5))
 
     def iterate(self) -> None:
         """Make one step of the descent."""

@@ -1,6 +1,6 @@
 """Soft control of how many atoms an expert uses: a controller sees the count, never an entropy.
 
-Both move their knob by ``exp(eta (support / target - 1))``, in opposite senses, since a higher temperature spreads codes
+Both move their knob by ``exp(eta (support / target - 1))``, in opposite senses: a higher temperature spreads codes
 and a higher penalty removes them. Both stand still for the last quarter of the sweeps, so that the end is monotone.
 """
 

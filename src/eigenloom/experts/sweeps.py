@@ -14,13 +14,13 @@ from eigenloom.experts.coders import (
     orthogonal_matching_pursuit,
     soft_threshold_codes,
 )
-from eigenloom.experts.model import mix
+from eigenloom.experts.model import mix, squared_norm
 from eigenloom.experts.source import Tiles
 
 
 @dataclass(frozen=True)
 class CodeRule:
-    """How codes are solved for: ``kind`` as in the trainer, at most ``support`` nonzeros, or an l1 ``penalty`` in [0, 1)."""
+    """How codes are solved: the trainer's ``kind``, at most ``support`` nonzeros, or an l1 ``penalty`` in [0, 1)."""
 
     kind: str
     support: int | None = None
@@ -50,7 +50,7 @@ def sweep(tiles: Tiles, codes: Tensor, bank: Tensor, rule: CodeRule, ridge: floa
     for part, w in tiles:
         m = mix(codes[part], bank)
         a = fit_adapters(w, m, ridge)
-        before += float(torch.baddbmm(w, a, m, alpha=-1).square().sum(dtype=torch.float64))
+        before += squared_norm(torch.baddbmm(w, a, m, alpha=-1))
         gram, cross = a.mT @ a, a.mT @ w
         H, h = code_systems(gram, cross, bank)
         alpha = rule.solve(H, h, codes[part].double())
