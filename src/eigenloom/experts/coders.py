@@ -3,6 +3,8 @@
 All in float64 on small systems ``[E, m, m]``; ``r`` and ``d`` are never touched here.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -106,6 +108,22 @@ def soft_threshold_codes(H: Tensor, h: Tensor, penalty: float, start: Tensor, ro
         if float((a - before).abs().max()) <= 1e-10 * float(a.abs().max()):
             break
     return a
+
+
+def entropic_codes(H: Tensor, h: Tensor, temperature: float, rounds: int = 300) -> Tensor:
+    """Return minimisers ``[E, m]`` on the simplex of the objective plus ``temperature * peak * sum a log a``.
+
+    They are softmax codes: ``a = softmax((h - H a) / (temperature * peak))``, ``peak`` the largest entry of ``|h|`` and
+    ``|H|`` of the expert. By mirror descent (Beck and Teboulle 2003), which converges linearly.
+    """
+    peak = torch.maximum(h.abs().amax(1), H.abs().amax((1, 2))).clamp_min(torch.finfo(h.dtype).tiny)
+    H, h = H / peak[:, None, None], h / peak[:, None]
+    rate = 1 / (H.abs().sum(2).amax(1, keepdim=True) + temperature)
+    logs = torch.full_like(h, -math.log(h.shape[1]))
+    for _ in range(rounds):
+        gradient = (H @ logs.exp()[..., None])[..., 0] - h + temperature * logs
+        logs = torch.log_softmax(logs - rate * gradient, dim=1)
+    return logs.exp()
 
 
 def objective(H: Tensor, h: Tensor, a: Tensor) -> Tensor:

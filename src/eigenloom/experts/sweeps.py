@@ -8,6 +8,7 @@ from torch import Tensor
 from eigenloom.experts.adapters import fit_adapters
 from eigenloom.experts.blocks import BankSystem, code_systems, solve_bank
 from eigenloom.experts.coders import (
+    entropic_codes,
     least_squares,
     nonnegative,
     objective,
@@ -20,11 +21,14 @@ from eigenloom.experts.source import Tiles
 
 @dataclass(frozen=True)
 class CodeRule:
-    """How codes are solved: the trainer's ``kind``, at most ``support`` nonzeros, or an l1 ``penalty`` in [0, 1)."""
+    """How codes are solved: the trainer's ``kind``, at most ``support`` nonzeros, or a soft limit.
+
+    ``knob`` is an l1 penalty for signed codes, a temperature for those on the simplex; 0 is neither.
+    """
 
     kind: str
     support: int | None = None
-    penalty: float = 0.0
+    knob: float = 0.0
 
     def solve(self, H: Tensor, h: Tensor, current: Tensor) -> Tensor:
         """Return codes ``[b, m]`` float64; none of them is worse than a feasible current one."""
@@ -35,7 +39,9 @@ class CodeRule:
             worse = kept & (objective(H, h, found) > objective(H, h, current))
             return torch.where(worse[:, None], current, found)
         if self.kind == "signed":
-            return soft_threshold_codes(H, h, self.penalty, current) if self.penalty else least_squares(H, h)
+            return soft_threshold_codes(H, h, self.knob, current) if self.knob else least_squares(H, h)
+        if self.kind == "simplex" and self.knob:
+            return entropic_codes(H, h, self.knob)
         return nonnegative(H, h, simplex=self.kind == "simplex")
 
 
