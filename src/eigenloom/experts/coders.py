@@ -3,8 +3,6 @@
 All in float64 on small systems ``[E, m, m]``; ``r`` and ``d`` are never touched here.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -110,20 +108,9 @@ def soft_threshold_codes(H: Tensor, h: Tensor, penalty: float, start: Tensor, ro
     return a
 
 
-def entropic_codes(H: Tensor, h: Tensor, temperature: float, rounds: int = 300) -> Tensor:
-    """Return minimisers ``[E, m]`` on the simplex of the objective plus ``temperature * peak * sum a log a``.
-
-    They are softmax codes: ``a = softmax((h - H a) / (temperature * peak))``, ``peak`` the largest entry of ``|h|`` and
-    ``|H|`` of the expert. By mirror descent (Beck and Teboulle 2003), which converges linearly.
-    """
-    peak = torch.maximum(h.abs().amax(1), H.abs().amax((1, 2))).clamp_min(torch.finfo(h.dtype).tiny)
-    H, h = H / peak[:, None, None], h / peak[:, None]
-    rate = 1 / (H.abs().sum(2).amax(1, keepdim=True) + temperature)
-    logs = torch.full_like(h, -math.log(h.shape[1]))
-    for _ in range(rounds):
-        gradient = (H @ logs.exp()[..., None])[..., 0] - h + temperature * logs
-        logs = torch.log_softmax(logs - rate * gradient, dim=1)
-    return logs.exp()
+def softmax_codes(a: Tensor, temperature: float) -> Tensor:
+    """Return ``softmax(log a / temperature)`` of codes on the simplex: at 1 they stay, below 1 the large ones gain."""
+    return torch.softmax(a.clamp_min(1e-12).log() / temperature, dim=1)
 
 
 def objective(H: Tensor, h: Tensor, a: Tensor) -> Tensor:

@@ -56,13 +56,10 @@ class PenaltyControl(SupportControl):
 
 @dataclass
 class TemperatureControl(SupportControl):
-    """Of codes on the simplex with an entropy: support above the target lowers the temperature.
+    """Of softmax codes: support above the target lowers the temperature."""
 
-    It begins low: equal codes would make all atoms equal.
-    """
-
-    knob: float = 1e-3
-    limits: tuple[float, float] = (1e-6, 0.9)
+    knob: float = 1.0
+    limits: tuple[float, float] = (1e-2, 10.0)
     sense = -1
 
 

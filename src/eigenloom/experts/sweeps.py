@@ -8,12 +8,12 @@ from torch import Tensor
 from eigenloom.experts.adapters import fit_adapters
 from eigenloom.experts.blocks import BankSystem, code_systems, solve_bank
 from eigenloom.experts.coders import (
-    entropic_codes,
     least_squares,
     nonnegative,
     objective,
     orthogonal_matching_pursuit,
     soft_threshold_codes,
+    softmax_codes,
 )
 from eigenloom.experts.model import mix, squared_norm
 from eigenloom.experts.source import Tiles
@@ -40,9 +40,8 @@ class CodeRule:
             return torch.where(worse[:, None], current, found)
         if self.kind == "signed":
             return soft_threshold_codes(H, h, self.knob, current) if self.knob else least_squares(H, h)
-        if self.kind == "simplex" and self.knob:
-            return entropic_codes(H, h, self.knob)
-        return nonnegative(H, h, simplex=self.kind == "simplex")
+        found = nonnegative(H, h, simplex=self.kind == "simplex")
+        return softmax_codes(found, self.knob) if self.kind == "simplex" and self.knob else found
 
 
 def sweep(tiles: Tiles, codes: Tensor, bank: Tensor, rule: CodeRule, ridge: float) -> tuple[float, Tensor, Tensor]:
