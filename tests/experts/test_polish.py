@@ -1,5 +1,7 @@
 """Variable projection: its gradient, its constraints, its start from the linear model, and the descent."""
 
+import itertools
+
 import pytest
 import torch
 from planted_banks import generic_experts, random_model, rel
@@ -68,7 +70,7 @@ def test_a_descent_keeps_its_constraints_and_never_rises(kind):
     for _ in range(40):
         run.iterate()
         values.append(run.descent.value)
-    assert all(b <= a for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a for a, b in itertools.pairwise(values))
     assert values[-1] < 0.9 * values[0]
     found, _ = run.point
     assert kind in ("signed", "sparse") or found.min() >= 0

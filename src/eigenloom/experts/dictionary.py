@@ -14,6 +14,8 @@ from eigenloom.experts.coders import objective, solve_codes
 from eigenloom.experts.spherical import spherical_kmeans
 from eigenloom.linalg.eigen import descending_eigh, leading_eigh
 
+_ROUNDING = 1e-13
+
 
 def atoms_by_pca(C: Tensor, m: int) -> tuple[Tensor, dict[str, Any]]:
     """Return orthonormal atoms along the ``m`` leading eigenvectors of C.
@@ -21,7 +23,7 @@ def atoms_by_pca(C: Tensor, m: int) -> tuple[Tensor, dict[str, Any]]:
     The squared residual is the sum of the other eigenvalues. Where C has fewer than m, the remaining atoms are zero.
     """
     values, vectors = descending_eigh(C)
-    live = values[:m] > 1e-13 * values[0]
+    live = values[:m] > _ROUNDING * values[0]
     scale = torch.where(live, values[:m].clamp_min(torch.finfo(values.dtype).tiny).rsqrt(), 0)
     flip = vectors[:m].gather(1, vectors[:m].abs().argmax(1, keepdim=True)).sign()
     return vectors[:m] * flip * scale[:, None], {"eigenvalues": values.tolist()}
@@ -58,7 +60,9 @@ def atoms_by_greed(C: Tensor, m: int, rule: str) -> tuple[Tensor, dict[str, Any]
         u = vector[0]
         u = u if u.clamp_min(0).square().sum() >= u.clamp_max(0).square().sum() else -u
         left = torch.eye(n, dtype=C.dtype) - codes @ T
-        atom = u @ left / float(value[0].clamp_min(torch.finfo(C.dtype).tiny)) ** 0.5
+        # Rounding is no direction: where nothing is left, the atom is zero.
+        length = float(value[0]) if float(value[0]) > _ROUNDING * float(C.trace()) else 0.0
+        atom = u @ left / length**0.5 if length else torch.zeros_like(u)
         before = float(gram.trace())
         T, codes = _unit(C, torch.cat([T, atom[None]])), torch.cat([codes, C.new_zeros(n, 1)], 1)
         T, codes, before = _coded(C, T, codes, before, rule)
@@ -97,6 +101,8 @@ def atoms_by_mixture(
     codes = codes_of(C, T, "ls")[0] if first else C.new_zeros(len(C), 0)
     left = torch.eye(len(C), dtype=C.dtype) - codes @ T
     gram = residual_gram(C, T, codes) if first else C
+    live = gram.diagonal() > _ROUNDING * C.diagonal().max()
+    gram = gram * live * live[:, None]
     centers, more = spherical_kmeans(gram, m - first, iterations, start, seed)
     return torch.cat([T, centers @ left]), facts | more
 
