@@ -237,7 +237,8 @@ class FamilyFit:
         def point(name: str) -> Point | None:
             if f"{name}.codes" not in tensors:
                 return None
-            return tensors[f"{name}.codes"].to(self.tiles.device), tensors[f"{name}.bank"].to(self.tiles.device)
+            codes, bank = (tensors[f"{name}.{part}"].to(self.tiles.device).clone() for part in ("codes", "bank"))
+            return codes, bank
 
         accepted, best = point("accepted"), point("best")
         assert accepted is not None

@@ -140,8 +140,9 @@ class Run:
     @classmethod
     def restored(cls, problem: Problem, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "Run":
         """Undo ``state``."""
-        at = {name: tensor.to(problem.tiles.device) for name, tensor in tensors.items()}
-        steps, changes = (list(at[name]) if name in at else [] for name in ("steps", "changes"))
+        # Copies, since products of the same numbers at another alignment may round differently.
+        at = {name: tensor.to(problem.tiles.device).clone() for name, tensor in tensors.items()}
+        steps, changes = ([t.clone() for t in at[name]] if name in at else [] for name in ("steps", "changes"))
         descent = Descent(
             at["x"], float(tensors["value"]), at["gradient"], facts["history"], steps, changes, facts["evaluations"],
             facts["stalled"],
