@@ -36,8 +36,9 @@ def orthonormal_rows(proxies: Tensor) -> Tensor:
 def align(proxies: Tensor, gauge: str, sweeps: int) -> tuple[Tensor, dict[str, list[float] | float]]:
     """Bring proxies ``[E, r, d]`` into one gauge.
 
-    ``procrustes``: orthonormal rows, then ``P_i <- polar(N P_i^T) P_i`` with N the mean, for at most ``sweeps`` rounds or
-    until ``sum ||P_i - N||^2`` falls by less than 1e-3 of itself; ``weighted``: without the first step; ``none``: nothing.
+    ``procrustes``: orthonormal rows, then ``P_i <- polar(N P_i^T) P_i`` with N the mean, for at most ``sweeps`` rounds
+    or until ``sum ||P_i - N||^2`` falls by less than 1e-3 of itself; ``weighted``: without the first step; ``none``:
+    nothing.
     The first N is the proxy of largest energy. Rounds run over ``REPRESENTATIVES`` experts at equal distances.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Codes of many experts at once: minimise ``a^T H a / 2 - h^T a`` for each, free, nonnegative, on the simplex or sparse.
+"""Codes of many experts at once: minimise ``a^T H a / 2 - h^T a`` for each; free, nonnegative, simplex or sparse.
 
 All in float64 on small systems ``[E, m, m]``; ``r`` and ``d`` are never touched here.
 """
@@ -23,8 +23,8 @@ def least_squares(H: Tensor, h: Tensor) -> Tensor:
 def nonnegative(H: Tensor, h: Tensor, simplex: bool = False) -> Tensor:
     """Return the nonnegative minimisers ``[E, m]`` by the active-set method (Lawson and Hanson 1974), batched.
 
-    With ``simplex`` they sum to 1 as well. Each step solves the free variables of all problems, goes as far as signs allow,
-    and frees the variable of most negative multiplier where it has arrived.
+    With ``simplex`` they sum to 1 as well. Each step solves the free variables of all problems, goes as far as signs
+    allow, and frees the variable of most negative multiplier where it has arrived.
     """
     n, m = h.shape
     scale = H.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(H.dtype).tiny)
@@ -90,8 +90,8 @@ def orthogonal_matching_pursuit(H: Tensor, h: Tensor, k: int) -> Tensor:
 def soft_threshold_codes(H: Tensor, h: Tensor, penalty: float, start: Tensor, rounds: int = 50) -> Tensor:
     """Return minimisers ``[E, m]`` of the objective plus ``penalty * h_max * ||a||_1``, by coordinate descent.
 
-    ``h_max``, per expert the largest ``|h_j| / sqrt(H_jj)`` times ``sqrt(H_jj)``, makes the penalty free of scale: at 1 every
-    code is zero.
+    ``h_max``, per expert the largest ``|h_j| / sqrt(H_jj)`` times ``sqrt(H_jj)``, makes the penalty free of scale: at 1
+    every code is zero.
     """
     diagonal = H.diagonal(dim1=1, dim2=2)
     root = torch.where(diagonal > 0, diagonal, 1).sqrt()
@@ -106,6 +106,11 @@ def soft_threshold_codes(H: Tensor, h: Tensor, penalty: float, start: Tensor, ro
         if float((a - before).abs().max()) <= 1e-10 * float(a.abs().max()):
             break
     return a
+
+
+def softmax_codes(a: Tensor, temperature: float) -> Tensor:
+    """Return ``softmax(log a / temperature)`` of codes on the simplex: at 1 they stay, below 1 the large ones gain."""
+    return torch.softmax(a.clamp_min(1e-12).log() / temperature, dim=1)
 
 
 def objective(H: Tensor, h: Tensor, a: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Atoms as combinations of proxies: PCA, spherical k-means, greedy and their mixture, from ``C = X X^T`` alone.
 
-Rows of ``X [E, r d]`` are proxies. Each function returns combinations ``T [m, E]`` in float64, so that ``T X`` are the atoms;
-after ``C`` is formed, ``r`` and ``d`` never enter.
+Rows of ``X [E, r d]`` are proxies. Each function returns combinations ``T [m, E]`` in float64, so that ``T X`` are the
+atoms; after ``C`` is formed, ``r`` and ``d`` never enter.
 """
 
 import math
@@ -14,14 +14,16 @@ from eigenloom.experts.coders import objective, solve_codes
 from eigenloom.experts.spherical import spherical_kmeans
 from eigenloom.linalg.eigen import descending_eigh, leading_eigh
 
+_ROUNDING = 1e-13
+
 
 def atoms_by_pca(C: Tensor, m: int) -> tuple[Tensor, dict[str, Any]]:
-    """Return orthonormal atoms along the ``m`` leading eigenvectors of C; the residual is the sum of the other eigenvalues.
+    """Return orthonormal atoms along the ``m`` leading eigenvectors of C.
 
-    Where C has fewer than m, the remaining atoms are zero.
+    The squared residual is the sum of the other eigenvalues. Where C has fewer than m, the remaining atoms are zero.
     """
     values, vectors = descending_eigh(C)
-    live = values[:m] > 1e-13 * values[0]
+    live = values[:m] > _ROUNDING * values[0]
     scale = torch.where(live, values[:m].clamp_min(torch.finfo(values.dtype).tiny).rsqrt(), 0)
     flip = vectors[:m].gather(1, vectors[:m].abs().argmax(1, keepdim=True)).sign()
     return vectors[:m] * flip * scale[:, None], {"eigenvalues": values.tolist()}
@@ -44,9 +46,9 @@ def residual_gram(C: Tensor, T: Tensor, codes: Tensor) -> Tensor:
 
 
 def atoms_by_greed(C: Tensor, m: int, rule: str) -> tuple[Tensor, dict[str, Any]]:
-    """Return atoms found one at a time: the leading direction of what codes by ``rule`` leave, then all coded anew.
+    """Return atoms found one at a time: the leading direction of what codes leave, then all coded anew by ``rule``.
 
-    Its sign is that of the larger positive part. Earlier atoms are touched up once: each becomes the best for its codes.
+    Its sign is that of the larger positive part. Earlier atoms are touched up once: each becomes best for its codes.
     A touch-up or new codes that would raise the residual are not taken.
     """
     n = len(C)
@@ -58,7 +60,9 @@ def atoms_by_greed(C: Tensor, m: int, rule: str) -> tuple[Tensor, dict[str, Any]
         u = vector[0]
         u = u if u.clamp_min(0).square().sum() >= u.clamp_max(0).square().sum() else -u
         left = torch.eye(n, dtype=C.dtype) - codes @ T
-        atom = u @ left / float(value[0].clamp_min(torch.finfo(C.dtype).tiny)) ** 0.5
+        # Rounding is no direction: where nothing is left, the atom is zero.
+        length = float(value[0]) if float(value[0]) > _ROUNDING * float(C.trace()) else 0.0
+        atom = u @ left / length**0.5 if length else torch.zeros_like(u)
         before = float(gram.trace())
         T, codes = _unit(C, torch.cat([T, atom[None]])), torch.cat([codes, C.new_zeros(n, 1)], 1)
         T, codes, before = _coded(C, T, codes, before, rule)
@@ -97,6 +101,8 @@ def atoms_by_mixture(
     codes = codes_of(C, T, "ls")[0] if first else C.new_zeros(len(C), 0)
     left = torch.eye(len(C), dtype=C.dtype) - codes @ T
     gram = residual_gram(C, T, codes) if first else C
+    live = gram.diagonal() > _ROUNDING * C.diagonal().max()
+    gram = gram * live * live[:, None]
     centers, more = spherical_kmeans(gram, m - first, iterations, start, seed)
     return torch.cat([T, centers @ left]), facts | more
 

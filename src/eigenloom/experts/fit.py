@@ -11,10 +11,10 @@ from eigenloom.batches import generator
 from eigenloom.experts.model import mix
 from eigenloom.experts.parameters import CodeParameters
 from eigenloom.experts.polish import Problem, Run
-from eigenloom.experts.schedule import LINEAR_SHARE, SCALES, Rung, activations_of, rungs, starts
+from eigenloom.experts.schedule import LINEAR_SHARE, Rung, activations_of, rungs, scales_for, starts
 from eigenloom.experts.settings import TrainingSettings
 from eigenloom.experts.source import Tiles
-from eigenloom.experts.support import PenaltyControl
+from eigenloom.experts.support import PenaltyControl, SupportControl, TemperatureControl, above, support_of
 from eigenloom.experts.sweeps import CodeRule, sweep
 from eigenloom.experts.warm_start import seed_bank
 
@@ -76,7 +76,7 @@ class FamilyFit:
         n_sweeps = s.n_sweeps if start.seeding is not None else 0
         constrained = s.codes != "signed" or s.support is not None
         codes, bank = self._current
-        rule = CodeRule(s.codes, s.support, self._control.penalty if self._control else 0.0)
+        rule = CodeRule(s.codes, s.support, self._control.knob if self._control else 0.0)
         value, *after = sweep(self.tiles, codes, bank, rule, s.ridge)
         feasible = self._sweep > 0 or not constrained
         frozen = self._control is None or self._control.frozen(self._sweep, n_sweeps)
@@ -85,6 +85,8 @@ class FamilyFit:
         if self._sweep in (0, n_sweeps):
             self._note("seed" if self._sweep == 0 else "sweeps", start.name, "identity", self._sweep, value)
         if self._sweep >= n_sweeps and self._best is not None:
+            if self._control is not None:
+                self._best = self._without_small_codes(*self._best[1])
             self._offer(*self._best, "identity")
             self._points.append(self._best[1])
             self._current = None
@@ -110,10 +112,20 @@ class FamilyFit:
                 self.seeding = {key: value for key, value in found.metrics.items() if key != "seconds"}
         return codes.to(self.tiles.device), bank.to(self.tiles.device)
 
-    def _new_control(self) -> PenaltyControl | None:
+    def _without_small_codes(self, codes: Tensor, bank: Tensor) -> tuple[float, Point]:
+        """Set codes that do not count to zero, and return the error with them."""
+        kept = codes * above(codes)
+        if self.settings.codes == "simplex":
+            kept = kept / kept.sum(1, keepdim=True)
+        value = sweep(self.tiles, kept, bank, CodeRule("signed"), self.settings.ridge)[0]
+        return value, (kept, bank)
+
+    def _new_control(self) -> SupportControl | None:
         """Return the controller of the support, where one is wanted."""
         s = self.settings
-        return PenaltyControl(s.support, s.num_bases) if s.support is not None and s.codes == "signed" else None
+        if s.support is None or s.codes == "sparse":
+            return None
+        return (PenaltyControl if s.codes == "signed" else TemperatureControl)(s.support, s.num_bases)
 
     # Descents
 
@@ -124,7 +136,7 @@ class FamilyFit:
         linear = round(s.polish_evals * LINEAR_SHARE) if activations else s.polish_evals
         if self.phase == "linear":
             return rungs(len(self.starts), linear, least=2)
-        return rungs(len(activations) * len(SCALES), s.polish_evals - linear)
+        return rungs(len(activations) * len(scales_for(s.polish_evals)), s.polish_evals - linear)
 
     def _begin_linear(self) -> None:
         """Turn the points that sweeps have reached into runs."""
@@ -133,7 +145,7 @@ class FamilyFit:
             self._runs.append(Run.begin(start.name, self._problem("identity", point[0]), *point))
 
     def _begin_activations(self) -> None:
-        """Start every activation at every scale from where the linear model branches off."""
+        """Start every activation at every scale from the point where the linear run that leads now began."""
         self.phase, self._rung, self._index, self._runs = "activations", 0, 0, []
         activations = activations_of(self.settings.activation)
         if not activations:
@@ -145,7 +157,7 @@ class FamilyFit:
         codes, bank = self._branch
         size = mix(codes, bank).square().mean().sqrt().clamp_min(1e-30)
         for activation in activations:
-            for scale in SCALES:
+            for scale in scales_for(self.settings.polish_evals):
                 name = f"{activation} from {scale:g}"
                 problem = self._problem(activation, codes)
                 self._runs.append(Run.begin(name, problem, codes, bank * (scale / size)))
@@ -166,7 +178,7 @@ class FamilyFit:
         best = self._runs[order[0]]
         self._offer(best.descent.value, best.point, best.problem.activation)
         if self.phase == "linear" and self._rung == 0:
-            self._branch = best.point
+            self._branch = self._points[order[0]]
         self._rung, self._index = self._rung + 1, 0
         if self._rung < len(ladder):
             self._runs = [self._runs[i] for i in sorted(order[: ladder[self._rung].alive])]
@@ -180,7 +192,7 @@ class FamilyFit:
         s = self.settings
         shape = (s.num_bases, s.rank, self.tiles.shape[1])
         kind = "sparse" if s.support is not None and s.codes == "signed" else s.codes
-        parameters = CodeParameters(kind, codes != 0 if kind == "sparse" else None)
+        parameters = CodeParameters(kind, codes != 0 if s.support is not None else None)
         return Problem(self.tiles, activation, parameters, shape, s.ridge)
 
     # What is kept
@@ -203,7 +215,7 @@ class FamilyFit:
         points: dict[str, Point | None] = {"accepted": self.accepted[1], "branch": self._branch}
         points |= {f"point{i}": point for i, point in enumerate(self._points)}
         points |= {"current": self._current, "best": self._best[1] if self._best else None}
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, point in points.items():
             if point is not None:
                 tensors |= {f"{name}.codes": point[0], f"{name}.bank": point[1]}
@@ -214,7 +226,7 @@ class FamilyFit:
         position = {
             "phase": self.phase, "sweep": self._sweep, "rung": self._rung, "index": self._index,
             "activation": self.accepted[2], "points": len(self._points), "runs": [facts for _, facts in runs],
-            "penalty": self._control.penalty if self._control else 0.0, "history": self.history,
+            "knob": self._control.knob if self._control else 0.0, "history": self.history,
             "seeding": self.seeding,
         }  # fmt: skip
         return {name: tensor.clone() for name, tensor in tensors.items()}, position
@@ -225,7 +237,8 @@ class FamilyFit:
         def point(name: str) -> Point | None:
             if f"{name}.codes" not in tensors:
                 return None
-            return tensors[f"{name}.codes"].to(self.tiles.device), tensors[f"{name}.bank"].to(self.tiles.device)
+            codes, bank = (tensors[f"{name}.{part}"].to(self.tiles.device).clone() for part in ("codes", "bank"))
+            return codes, bank
 
         accepted, best = point("accepted"), point("best")
         assert accepted is not None
@@ -238,7 +251,7 @@ class FamilyFit:
         self._points = [p for i in range(position["points"]) if (p := point(f"point{i}")) is not None]
         self.history, self.seeding = list(position["history"]), dict(position["seeding"])
         if self._control is not None:
-            self._control.penalty = position["penalty"]
+            self._control.knob = position["knob"]
         self._runs = []
         for i, facts in enumerate(position["runs"]):
             own = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"run{i}.")}
@@ -251,9 +264,3 @@ class FamilyFit:
         if self.phase == "linear":
             return self._points[[start.name for start in self.starts].index(name)][0]
         return codes
-
-
-def support_of(codes: Tensor, threshold: float = 1e-3) -> Tensor:
-    """Return how many codes ``[E]`` of each expert exceed a share of its largest."""
-    size = codes.abs()
-    return (size > threshold * size.amax(1, keepdim=True)).sum(1)

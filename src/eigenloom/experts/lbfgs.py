@@ -19,21 +19,21 @@ _MOST_TRIALS = 12
 class Descent:
     """A minimisation under way.
 
-    Fields: point ``x [n]``; ``value`` and ``gradient [n]`` there; ``steps`` and ``changes``, the last moves and what they
-    did to the gradient; ``evaluations`` so far; ``stalled``, whether no step lowers the value any more.
+    Fields: point ``x [n]``; ``value`` and ``gradient [n]`` there; ``steps`` and ``changes``, the last moves and what
+    they did to the gradient; ``evaluations`` so far; ``stalled``, whether no step lowers the value any more.
     """
 
     x: Tensor
     value: float
     gradient: Tensor
-    history: int = 20
+    history: int = 10
     steps: list[Tensor] = field(default_factory=list)
     changes: list[Tensor] = field(default_factory=list)
     evaluations: int = 1
     stalled: bool = False
 
     @classmethod
-    def start(cls, function: Function, x: Tensor, history: int = 20) -> "Descent":
+    def start(cls, function: Function, x: Tensor, history: int = 10) -> "Descent":
         """Evaluate once."""
         value, gradient = function(x)
         return cls(x, value, gradient, history)
@@ -57,18 +57,18 @@ class Descent:
 
     def _times_inverse_hessian(self, gradient: Tensor, precondition: Preconditioner) -> Tensor:
         """Return the two-loop product, the preconditioner scaled by the last step."""
-        q, weights = gradient, []
-        for step, change in zip(reversed(self.steps), reversed(self.changes), strict=True):
-            rho = 1 / torch.dot(change, step)
-            weight = rho * torch.dot(step, q)
-            q = q - weight * change
-            weights.append((weight, rho))
+        q, weights = gradient.clone(), []
+        rhos = [1 / float(torch.dot(change, step)) for step, change in zip(self.steps, self.changes, strict=True)]
+        for step, change, rho in zip(reversed(self.steps), reversed(self.changes), reversed(rhos), strict=True):
+            weight = rho * float(torch.dot(step, q))
+            q.sub_(change, alpha=weight)
+            weights.append(weight)
         q = precondition(q)
         if self.steps:
-            change = self.changes[-1]
-            q = q * (torch.dot(change, self.steps[-1]) / torch.dot(change, precondition(change)))
-        for (weight, rho), step, change in zip(reversed(weights), self.steps, self.changes, strict=True):
-            q = q + (weight - rho * torch.dot(change, q)) * step
+            last = self.changes[-1]
+            q.mul_(1 / (rhos[-1] * float(torch.dot(last, precondition(last)))))
+        for step, change, rho, weight in zip(self.steps, self.changes, rhos, reversed(weights), strict=True):
+            q.add_(step, alpha=weight - rho * float(torch.dot(change, q)))
         return q
 
     def _search(self, function: Function, direction: Tensor, slope: float) -> tuple[float, float, Tensor] | None:

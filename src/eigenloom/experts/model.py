@@ -35,3 +35,8 @@ def bases(codes: Tensor, bank: Tensor, activation: str = "identity") -> Tensor:
 def squared_error(w: Tensor, adapters: Tensor, m: Tensor) -> Tensor:
     """Return ``||W_i - A_i M_i||^2`` ``[b]``, all of it in float64, of ``[b, p, d]``, ``[b, p, r]``, ``[b, r, d]``."""
     return (w.double() - adapters.double() @ m.double()).square().sum((1, 2))
+
+
+def squared_norm(x: Tensor) -> float:
+    """Return ``||x||^2`` of ``[b, ...]``: norms of the parts in their dtype, the sum of their squares in float64."""
+    return float(torch.linalg.vector_norm(x.flatten(1), dim=1).double().square().sum())

@@ -1,7 +1,7 @@
 """Codes as functions of free numbers, so that a descent without constraints keeps them where they belong.
 
-Signed codes are the numbers themselves, nonnegative ones their squares, those on the simplex squares over their sum, and
-sparse ones the numbers where a mask allows them.
+Signed codes are the numbers themselves, nonnegative ones their squares, those on the simplex squares over their sum,
+and sparse ones the numbers where a mask allows them.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _LEAST = 1e-2
 
 @dataclass(frozen=True)
 class CodeParameters:
-    """``kind`` is one of ``signed``, ``nonneg``, ``simplex``, ``sparse``; ``mask [E, m]`` says which sparse codes may move."""
+    """``kind``: ``signed``, ``nonneg``, ``simplex`` or ``sparse``; ``mask [E, m]`` says which may move."""
 
     kind: str
     mask: Tensor | None = None
@@ -33,7 +33,7 @@ class CodeParameters:
             return free
         if self.kind == "sparse":
             return free if self.mask is None else free * self.mask
-        squares = free.square()
+        squares = self._squares(free)
         return squares if self.kind == "nonneg" else squares / squares.sum(1, keepdim=True)
 
     def pull_back(self, free: Tensor, gradient: Tensor) -> Tensor:
@@ -44,10 +44,11 @@ class CodeParameters:
             return gradient if self.mask is None else gradient * self.mask
         if self.kind == "nonneg":
             return 2 * free * gradient
-        squares = free.square()
+        squares = self._squares(free)
         total = squares.sum(1, keepdim=True)
         mean = (squares * gradient).sum(1, keepdim=True) / total
-        return 2 * free * (gradient - mean) / total
+        pulled = 2 * free * (gradient - mean) / total
+        return pulled if self.mask is None else pulled * self.mask
 
     def jacobian(self, free: Tensor) -> Tensor:
         """Return ``d codes / d free`` ``[E, m, m]``."""
@@ -55,6 +56,11 @@ class CodeParameters:
             return torch.diag_embed(torch.ones_like(free) if self.mask is None else self.mask.to(free.dtype))
         if self.kind == "nonneg":
             return torch.diag_embed(2 * free)
-        total = free.square().sum(1)[:, None, None]
+        squares = self._squares(free)
+        moving = free if self.mask is None else free * self.mask
+        total = squares.sum(1)[:, None, None]
+        return (torch.diag_embed(2 * moving) - 2 * squares[:, :, None] * moving[:, None, :] / total) / total
+
+    def _squares(self, free: Tensor) -> Tensor:
         squares = free.square()
-        return (torch.diag_embed(2 * free) - 2 * squares[:, :, None] * free[:, None, :] / total) / total
+        return squares if self.mask is None else squares * self.mask

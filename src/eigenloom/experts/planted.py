@@ -26,8 +26,8 @@ def planted_experts(
     """Return experts ``[E, p, d]`` float32 with standard deviation 0.02, as weights have.
 
     ``signed``: Gaussian adapters times sums of ``n_active`` of ``num_bases`` Gaussian atoms, Gaussian codes.
-    ``simplex_silu``: such sums with codes on the simplex, through SiLU. ``heavy``: random orthogonal factors and singular
-    values ``k^-0.35``; nothing is shared. ``noise`` is the norm of Gaussian noise relative to that of the weights.
+    ``simplex_silu``: such sums with codes on the simplex, through SiLU. ``heavy``: random orthogonal factors and
+    singular values ``k^-0.35``; nothing is shared. ``noise`` is the norm of Gaussian noise over that of the weights.
 
     Raises:
         ConfigError: an unknown problem.

@@ -111,7 +111,7 @@ class Run:
     def begin(cls, name: str, problem: Problem, codes: Tensor, bank: Tensor) -> "Run":
         """Start from codes and bank."""
         x = problem.pack(codes, bank)
-        return cls(name, problem, Descent.start(problem, x, history=20 if x.numel() <= _LARGE else 5))
+        return cls(name, problem, Descent.start(problem, x, history=10 if x.numel() <= _LARGE else 5))
 
     def iterate(self) -> None:
         """Make one step of the descent."""
@@ -140,8 +140,9 @@ class Run:
     @classmethod
     def restored(cls, problem: Problem, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "Run":
         """Undo ``state``."""
-        at = {name: tensor.to(problem.tiles.device) for name, tensor in tensors.items()}
-        steps, changes = (list(at[name]) if name in at else [] for name in ("steps", "changes"))
+        # Copies, since products of the same numbers at another alignment may round differently.
+        at = {name: tensor.to(problem.tiles.device).clone() for name, tensor in tensors.items()}
+        steps, changes = ([t.clone() for t in at[name]] if name in at else [] for name in ("steps", "changes"))
         descent = Descent(
             at["x"], float(tensors["value"]), at["gradient"], facts["history"], steps, changes, facts["evaluations"],
             facts["stalled"],

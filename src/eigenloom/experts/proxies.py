@@ -14,7 +14,7 @@ from eigenloom.linalg.eigen import leading_eigh
 def proxies_of(tiles: Tiles, rank: int, config: SeedingConfig) -> tuple[Tensor, dict[str, Any]]:
     """Return proxies ``[E, r, d]`` of the method's kind, and what there is to say about them.
 
-    ``svd``: the leading right singular vectors of each expert, times its singular values. ``left_gram_pca``: ``A0^T W_i``
+    ``svd``: leading right singular vectors of each expert, times its singular values. ``left_gram_pca``: ``A0^T W_i``
     with the leading eigenvectors of ``sum_i W_i W_i^T``. Every other method: rows, the same of each expert.
     """
     if config.method is SeedingMethod.SVD:
@@ -28,10 +28,8 @@ def proxies_of(tiles: Tiles, rank: int, config: SeedingConfig) -> tuple[Tensor, 
         left = vectors.to(tiles.device, tiles.dtype)
         total = float(gram.trace())
         share = float(values.sum()) / total if total else 1.0
-        return torch.cat([left @ w for _, w in tiles]), {
-            "gram_eigenvalues": values.tolist(),
-            "gram_energy_share": share,
-        }
+        told = {"gram_eigenvalues": values.tolist(), "gram_energy_share": share}
+        return torch.cat([left @ w for _, w in tiles]), told
     energies = torch.zeros(tiles.shape[0], dtype=torch.float64, device=tiles.device)
     for _, w in tiles:
         energies += w.square().sum((0, 2), dtype=torch.float64)

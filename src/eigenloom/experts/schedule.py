@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 
 from eigenloom.experts.settings import SeedingConfig, SeedingMethod
 
-LINEAR_SHARE = 0.4
+LINEAR_SHARE = 0.3
 """Of the evaluations, where an activation is tried as well."""
 SCALES = (0.5, 1.0, 2.0)
-"""RMS of the pre-activation where an activation takes over from the linear model, which small scales are."""
+_FEW = 1000
+"""RMS of the pre-activation where an activation takes over from the linear model, which small scales are.
+
+Below ``_FEW`` evaluations in all only the middle one is tried."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,15 @@ def rungs(n_runs: int, budget: int, least: int = 1) -> list[Rung]:
         sizes.append(sizes[-1] // 2)
     sizes += [1] * (least - len(sizes))
     ladder, reached = [], 0
-    for i, alive in enumerate(sizes):
-        share = budget * (i + 1) // len(sizes) - budget * i // len(sizes)
-        reached += share // alive
+    for alive in sizes:
+        reached += budget // len(sizes) // alive
         ladder.append(Rung(alive, reached))
     return ladder
+
+
+def scales_for(budget: int) -> tuple[float, ...]:
+    """Return the scales that a budget can tell apart."""
+    return SCALES if budget >= _FEW else (1.0,)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class TrainingSettings:
                     f"support: {self.support} codes per expert out of {self.num_bases} bases; must be at most that"
                 )
             if self.codes == "nonneg":
-                raise ConfigError("support: nonneg codes have no target; use codes='sparse', 'simplex' or 'signed'")
+                raise ConfigError("support: codes 'nonneg' take none; use 'sparse', 'simplex' or 'signed'")
         if self.center and not self.normalize:
             raise ConfigError("center: needs normalize=True")
         if not isinstance(self.ridge, float) or not 0 <= self.ridge < 1:

@@ -13,18 +13,22 @@ from eigenloom.experts.coders import (
     objective,
     orthogonal_matching_pursuit,
     soft_threshold_codes,
+    softmax_codes,
 )
-from eigenloom.experts.model import mix
+from eigenloom.experts.model import mix, squared_norm
 from eigenloom.experts.source import Tiles
 
 
 @dataclass(frozen=True)
 class CodeRule:
-    """How codes are solved for: ``kind`` as in the trainer, at most ``support`` nonzeros, or an l1 ``penalty`` in [0, 1)."""
+    """How codes are solved: the trainer's ``kind``, at most ``support`` nonzeros, or a soft limit.
+
+    ``knob`` is an l1 penalty for signed codes, a temperature for those on the simplex; 0 is neither.
+    """
 
     kind: str
     support: int | None = None
-    penalty: float = 0.0
+    knob: float = 0.0
 
     def solve(self, H: Tensor, h: Tensor, current: Tensor) -> Tensor:
         """Return codes ``[b, m]`` float64; none of them is worse than a feasible current one."""
@@ -35,8 +39,9 @@ class CodeRule:
             worse = kept & (objective(H, h, found) > objective(H, h, current))
             return torch.where(worse[:, None], current, found)
         if self.kind == "signed":
-            return soft_threshold_codes(H, h, self.penalty, current) if self.penalty else least_squares(H, h)
-        return nonnegative(H, h, simplex=self.kind == "simplex")
+            return soft_threshold_codes(H, h, self.knob, current) if self.knob else least_squares(H, h)
+        found = nonnegative(H, h, simplex=self.kind == "simplex")
+        return softmax_codes(found, self.knob) if self.kind == "simplex" and self.knob else found
 
 
 def sweep(tiles: Tiles, codes: Tensor, bank: Tensor, rule: CodeRule, ridge: float) -> tuple[float, Tensor, Tensor]:
@@ -50,7 +55,7 @@ def sweep(tiles: Tiles, codes: Tensor, bank: Tensor, rule: CodeRule, ridge: floa
     for part, w in tiles:
         m = mix(codes[part], bank)
         a = fit_adapters(w, m, ridge)
-        before += float(torch.baddbmm(w, a, m, alpha=-1).square().sum(dtype=torch.float64))
+        before += squared_norm(torch.baddbmm(w, a, m, alpha=-1))
         gram, cross = a.mT @ a, a.mT @ w
         H, h = code_systems(gram, cross, bank)
         alpha = rule.solve(H, h, codes[part].double())

@@ -10,11 +10,12 @@ from eigenloom.batches import resolve_device
 from eigenloom.errors import DataError
 from eigenloom.experts.adapters import fit_adapters
 from eigenloom.experts.bank import ExpertBank
-from eigenloom.experts.fit import FamilyFit, support_of
+from eigenloom.experts.fit import FamilyFit
 from eigenloom.experts.model import bases, squared_error
 from eigenloom.experts.normalizer import Normalizer
 from eigenloom.experts.settings import SeedingConfig, TrainingSettings, check_sizes
 from eigenloom.experts.source import SILENT, TILE_BYTES, ExpertSource, Tiles, families_of
+from eigenloom.experts.support import support_of
 from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eigenloom.experts.adapters import fit_adapters
-from eigenloom.experts.model import ACTIVATION, mix, slopes
+from eigenloom.experts.model import ACTIVATION, mix, slopes, squared_norm
 from eigenloom.experts.source import Tiles
 
 
@@ -23,7 +23,7 @@ def value_and_gradient(
         m = ACTIVATION[activation](mixed)
         a = fit_adapters(w, m, ridge)
         residual = torch.baddbmm(w, a, m, alpha=-1)
-        value += float(residual.square().sum(dtype=torch.float64))
+        value += squared_norm(residual)
         slope = a.mT @ residual
         if activation != "identity":
             slope *= slopes(activation, mixed)
