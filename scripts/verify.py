@@ -109,7 +109,7 @@ def is_edge(path: Path) -> bool:
     return names_others and not inside[0].startswith(".")
 
 
-RESULTS = ("metrics.json", "reconstruction.json", "table.json")
+RESULTS = ("metrics.json", "reconstruction.json", "table.json", "experts.json")
 EDGE_STEMS = {"meta", "store", "manifest", "labels"}
 
 if __name__ == "__main__":

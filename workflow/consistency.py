@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from eigenloom.bases.registry import find_kind
+from expert_models import contradictions as expert_contradictions
 from plan import CODINGS_BY_GEOMETRY, Plan
 from source import held_out_places
 from source_kinds import KINDS
@@ -17,7 +18,7 @@ def contradictions(config: Config) -> list[str]:
     if lines:
         return lines
     plan = Plan(config)
-    lines += _trainings(config)
+    lines += [*_trainings(config), *expert_contradictions(config)]
     for source in plan.sources.values():
         lines += source.contradictions()
     return lines or list(_sizes(plan))

@@ -36,6 +36,10 @@ def load(path: Path) -> dict[str, Any]:
     return config
 
 
+SECTIONS = {"source": "sources", "collection": "weights.collections", "moe": "experts"}
+"""Wildcard -> the section of a configuration that names it."""
+
+
 def clashes(configs: Mapping[str, dict[str, Any]]) -> list[str]:
     """Return one line for each source and rule in which two experiments make the same files differently.
 
@@ -57,14 +61,14 @@ def _between(one: tuple[str, Plan], two: tuple[str, Plan]) -> Iterator[str]:
 
 
 def _differences(rule: str, one: Plan, two: Plan) -> dict[str, str]:
-    """Return where jobs of a rule differ that both plans have: source or collection -> first difference."""
-    shared = (one.sources.keys() & two.sources.keys()) | (one.collections.keys() & two.collections.keys())
+    """Return where jobs of a rule differ that both plans have: section and name -> first difference."""
+    pairs = ((one.sources, two.sources), (one.collections, two.collections), (one.moes, two.moes))
+    shared = any(first.keys() & second.keys() for first, second in pairs)
     others = {json.dumps(job, sort_keys=True) for job in two.jobs(rule)} if shared else set()
     first, second = Specs(one), Specs(two)
     found: dict[str, str] = {}
     for job in one.jobs(rule):
-        kind = "sources" if "source" in job else "weights.collections"
-        place = f"{kind}.{job.get('source', job.get('collection'))}"
+        place = next((f"{kind}.{job[key]}" for key, kind in SECTIONS.items() if key in job), "name")
         if place not in found and json.dumps(job, sort_keys=True) in others:
             texts = first.text(rule, job), second.text(rule, job)
             if texts[0] != texts[1]:

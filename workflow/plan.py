@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from eigenloom.bases.registry import find_kind, floor_of
+from expert_models import ExpertJobs
 from source import FIT_SPLITS, PROBE_SPLITS, Source, Wildcards, cuts, number
 from source_kinds import build
 
@@ -30,6 +31,7 @@ FAMILIES = {
         "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
     ),
     "weights": ("train_run", "decompose", "rebuild"),
+    "experts": ("train_moe", "fit_bank", "judge_bank", "judge_baselines", "tabulate_experts"),
     "moments": ("measure", "join_moments"),
     "bases": ("fit",),
     "codes": ("encode_label", "encode_topk", "encode_dense", "join_codes"),
@@ -40,7 +42,7 @@ FAMILIES = {
 """Family, which is also the name of a target -> the rules that make its files."""
 
 
-class Plan:
+class Plan(ExpertJobs):
     """Everything that a valid configuration asks for."""
 
     def __init__(self, config: Mapping[str, Any]):

@@ -10,6 +10,7 @@ from typing import Any
 from code_digest import REMEMBERED, code_digest
 from eigenloom.bases.registry import find_kind
 from eigenloom.provenance import canonical_json
+from expert_models import ExpertSpecs
 from image_source import ImageSource
 from plan import Plan
 from source import Wildcards, held_out_places
@@ -27,7 +28,7 @@ FAMILY = "fake-clip"
 """The word that the shard protocol reserves for networks it does not know."""
 
 
-class Specs:
+class Specs(ExpertSpecs):
     """Canonical specifications of the jobs of a plan."""
 
     def __init__(self, plan: Plan):

@@ -22,6 +22,8 @@ DIRECTORIES = {
     "train": "artifacts/{source}/model",
     "train_run": "artifacts/{source}/runs/{run}",
     "decompose": "artifacts/weights/{collection}",
+    "train_moe": "artifacts/{moe}/trainings/{training}",
+    "fit_bank": "artifacts/{moe}/{bank}",
     **dict.fromkeys(("record", "label", "record_spectra", "label_spectra", "join_store"), "artifacts/{source}/saev"),
     **dict.fromkeys(("measure", "join_moments"), "artifacts/{source}/moments"),
     "fit": "artifacts/{source}/bases/{basis}",

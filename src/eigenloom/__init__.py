@@ -34,6 +34,16 @@ _EXPORTS = {
     "SpectraTEON": "eigenloom.optim.spectra_teon",
     "spectra_shape": "eigenloom.optim.shape",
     "orthogonalize": "eigenloom.linalg.orthogonalize",
+    "AlternatingBankTrainer": "eigenloom.experts.trainer",
+    "ExpertBank": "eigenloom.experts.bank",
+    "ExpertSource": "eigenloom.experts.source",
+    "Normalizer": "eigenloom.experts.normalizer",
+    "SeedingConfig": "eigenloom.experts.settings",
+    "SeedingMethod": "eigenloom.experts.settings",
+    "WarmStart": "eigenloom.experts.warm_start",
+    "create_warm_start": "eigenloom.experts.warm_start",
+    "load_bank": "eigenloom.experts.bank",
+    "save_bank": "eigenloom.experts.bank",
 }
 
 

@@ -136,4 +136,7 @@ wildcard_constraints:
     part=r"\d{5}",
     run="|".join(plan.runs) or "(?!)",
     collection="|".join(plan.collections) or "(?!)",
+    moe="|".join(plan.moes) or "(?!)",
+    bank="|".join(plan.banks) or "(?!)",
+    training="|".join(plan.moe_trainings) or "(?!)",
     name=config["name"],

@@ -1,0 +1,48 @@
+"""Judge networks whose experts come from other factorisations of as many parameters, and the controls."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from eigenloom.experts import factorisations
+from eigenloom.nn.moe_judging import MoEJudge, controls, results
+from eigenloom.store.atomic import write_json
+from job import Job, run
+
+Factorisation = tuple[str, float, Callable[[Tensor], Tensor]]
+
+
+def main(job: Job) -> None:
+    """Open every network, judge it and its controls, then every factorisation at every size, and write."""
+    spec = job.spec
+    rows: list[dict[str, Any]] = []
+    for edge in job.lists["trainings"]:
+        judge = MoEJudge(edge)
+        rows += controls(judge, spec["families"])
+        own = {family: judge.experts(family) for family in spec["families"]}
+        shape = next(iter(own.values())).shape
+        for rank, num_bases in spec["sizes"]:
+            for name, share, factorise in compared((shape[0], shape[1], shape[2]), rank, num_bases):
+                size = f"r{rank:02d}-m{num_bases:02d}"
+                rows.append(judge.row(name, size, share, {f: factorise(w) for f, w in own.items()}))
+    write_json(job.out, results(spec["moe"], "baselines", rows, spec=spec, inputs=job.inputs))
+
+
+def compared(shape: tuple[int, int, int], rank: int, num_bases: int) -> Iterator[Factorisation]:
+    """Yield name, share of the parameters and function of every factorisation at a bank's size."""
+    e, p, d = shape
+    whole = e * p * d
+    ranks = factorisations.equal_ranks(e * p * rank + num_bases * (rank * d + e), shape, num_bases)
+    k, one, many, delta = (ranks[name] for name in ("truncated", "stacked", "grouped", "delta"))
+    yield "SVD of the bank's rank (bound)", e * rank * (p + d) / whole, lambda w: factorisations.truncated(w, rank)
+    yield "truncated SVD", e * k * (p + d) / whole, lambda w: factorisations.truncated(w, k)
+    yield "stacked SVD", one * (e * p + d) / whole, lambda w: factorisations.stacked(w, one)
+    groups = min(num_bases, e)
+    yield "grouped SVD", many * (e * p + groups * d) / whole, lambda w: factorisations.stacked(w, many, groups)
+    share = (p * d + e * delta * (p + d)) / whole
+    yield "mean and delta", share, lambda w: factorisations.mean_and_delta(w, delta)
+
+
+if __name__ == "__main__":
+    run(main, "trainings")

@@ -1,0 +1,59 @@
+"""What a bank is compared with: factorisations of the same experts, at the bank's number of parameters where they can.
+
+Each function takes ``weights [E, p, d]`` and returns their reconstruction, float32 of the same shape. They are the best
+of their kind in the Frobenius norm (Eckart & Young 1936).
+"""
+
+import torch
+from torch import Tensor
+
+
+def truncated(weights: Tensor, rank: int) -> Tensor:
+    """Cut the SVD of every expert: ``E r (p + d)`` parameters; at a bank's rank no bank has less error."""
+    u, s, vt = torch.linalg.svd(weights.double(), full_matrices=False)
+    return (u[..., :rank] * s[:, None, :rank] @ vt[:, :rank]).float()
+
+
+def stacked(weights: Tensor, rank: int, n_groups: int = 1) -> Tensor:
+    """Share one basis of rows in each of some groups of consecutive experts, as MoLAE does (arXiv 2503.23100).
+
+    ``E p r + n_groups r d`` parameters; the SVD of each group's stacked experts.
+    """
+    groups = weights.double().tensor_split(n_groups)
+    found = []
+    for group in groups:
+        tall = group.flatten(0, 1)
+        _, _, vt = torch.linalg.svd(tall, full_matrices=False)
+        basis = vt[:rank]
+        found.append((tall @ basis.T @ basis).unflatten(0, group.shape[:2]))
+    return torch.cat(found).float()
+
+
+def mean_and_delta(weights: Tensor, rank: int) -> Tensor:
+    """Add a cut SVD of every expert's distance from the mean expert: ``p d + E r (p + d)`` parameters.
+
+    D2-MoE (arXiv 2502.17298) without its calibration data.
+    """
+    mean = weights.double().mean(0, keepdim=True).float()
+    return mean + truncated(weights - mean, rank)
+
+
+def equal_ranks(n_parameters: float, shape: tuple[int, int, int], num_bases: int) -> dict[str, int]:
+    """Return the largest rank of each factorisation that has at most ``n_parameters``.
+
+    Args:
+        n_parameters: of one family.
+        shape: ``(E, p, d)``.
+        num_bases: of the bank, which is the number of groups in ``grouped``.
+
+    Returns:
+        ``truncated``, ``stacked``, ``grouped`` and ``delta`` -> rank, at least 0 and at most ``min(p, d)``.
+    """
+    e, p, d = shape
+    found = {
+        "truncated": n_parameters / (e * (p + d)),
+        "stacked": n_parameters / (e * p + d),
+        "grouped": n_parameters / (e * p + num_bases * d),
+        "delta": (n_parameters - p * d) / (e * (p + d)),
+    }
+    return {name: max(0, min(int(rank), p, d)) for name, rank in found.items()}
