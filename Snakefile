@@ -11,6 +11,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/spectra.smk"
+include: "workflow/rules/attention.smk"
 include: "workflow/rules/stores.smk"
 include: "workflow/rules/stats.smk"
 include: "workflow/rules/fit.smk"
@@ -39,3 +40,4 @@ for family in FAMILIES:
             family
         input:
             targets(family),
+            beside(family),

@@ -26,7 +26,9 @@ PLANNING_KEYS = ("kind", "codings", "sources")
 GPU_FITS = ("kmeans", "kernel_pca", "robust_pca")
 """Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
-    "spectra": ("simulate", "list_spectra"),
+    "spectra": (
+        "simulate", "list_spectra", "denoise", "score_denoised", "fit_patches", "train_arms", "compare_arms",
+    ),
     "stores": (
         "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
     ),
@@ -40,6 +42,8 @@ FAMILIES = {
     "report": ("tabulate", "render"),
 }  # fmt: skip
 """Family, which is also the name of a target -> the rules that make its files."""
+ON_REQUEST = {"spectra_full": ("simulate_full", "fit_patches_full", "train_arms_full", "compare_arms_full")}
+"""Targets that ``all`` leaves out -> their rules."""
 
 
 class Plan(ExpertJobs):

@@ -15,6 +15,7 @@ from image_source import ImageSource
 from plan import Plan
 from source import Wildcards, held_out_places
 from spectra_source import STYLE, SpectraSource
+from warm_study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -23,6 +24,7 @@ SCRIPTS = {
     "train_run": "train",
     "tabulate": "write_tables",
 } | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
+SCRIPTS |= {f"{rule}_full": rule for rule in ("simulate", "fit_patches", "train_arms", "compare_arms")}
 """Rules whose script has another name."""
 FAMILY = "fake-clip"
 """The word that the shard protocol reserves for networks it does not know."""
@@ -137,6 +139,46 @@ class Specs(ExpertSpecs):
         """The label that is cut into classes."""
         return {**w, **self.plan.sources[w["source"]].config["classes"]}
 
+    def simulate_full(self, w: Wildcards) -> dict[str, Any]:
+        """As many stars as the full study of attention takes."""
+        return {**self.simulate(w), "n_spectra": self._study(w, "_full").n_spectra}
+
+    def denoise(self, w: Wildcards) -> dict[str, Any]:
+        """How the survey is split."""
+        source = self._spectra(w)
+        return {**self._survey(w), "bad_pixels": source.config["bad_pixels"], "denoise": source.config["denoise"]}
+
+    score_denoised = denoise
+
+    def fit_patches(self, w: Wildcards, suffix: str = "") -> dict[str, Any]:
+        """The windows, and the kernel PCA of them."""
+        study, keys = self._study(w, suffix).config, ("patch", "patches_per_spectrum", "dim", "n_landmarks")
+        treated = {key: self._spectra(w).config[key] for key in ("bad_pixels", "normalise")}
+        return {**self._survey(w), **treated, "n_train": _size(w), **{key: study[key] for key in keys}}
+
+    def train_arms(self, w: Wildcards, suffix: str = "") -> dict[str, Any]:
+        """One size and seed of the study, all arms of it."""
+        study = self._study(w, suffix)
+        own = {key: value for key, value in study.config.items() if key not in ("n_train", "n_seeds")}
+        own |= {"arms": list(study.arms), "n_most": max(study.config["n_train"])}
+        return {**self.fit_patches(w, suffix), **own, "repeat": int(w["repeat"].removeprefix("seed-"))}
+
+    def compare_arms(self, w: Wildcards, suffix: str = "") -> dict[str, Any]:
+        """The order of the arms."""
+        return {**w, "arms": list(self._study(w, suffix).arms)}
+
+    def fit_patches_full(self, w: Wildcards) -> dict[str, Any]:
+        """The same for the full study."""
+        return self.fit_patches(w, "_full")
+
+    def train_arms_full(self, w: Wildcards) -> dict[str, Any]:
+        """The same for the full study."""
+        return self.train_arms(w, "_full")
+
+    def compare_arms_full(self, w: Wildcards) -> dict[str, Any]:
+        """The same for the full study."""
+        return self.compare_arms(w, "_full")
+
     def join_store(self, w: Wildcards) -> dict[str, Any]:
         """The description of a recording."""
         source = self.plan.sources[w["source"]]
@@ -207,6 +249,16 @@ class Specs(ExpertSpecs):
 
     render = tabulate
 
+    def _study(self, w: Wildcards, suffix: str) -> Study:
+        """Return the study of attention whose rules end so."""
+        return next(study for study in self._spectra(w).studies if study.suffix == suffix)
+
+    def _survey(self, w: Wildcards) -> dict[str, Any]:
+        """Return which survey is read."""
+        spectra = self._spectra(w).spectra
+        own = {key: value for key, value in spectra.items() if key in ("kind", "path", "keys")}
+        return {"seed": self.config["seed"], "source": w["source"], "spectra": own}
+
     def _collection(self, w: Wildcards, *keys: str) -> dict[str, Any]:
         """Parameters of a collection, and the places of the checkpoints left out in each of its trainings."""
         entry = self.plan.collections[w["collection"]]
@@ -225,6 +277,11 @@ class Specs(ExpertSpecs):
         """Number and shards of a part."""
         part = int(w["part"])
         return {"part": part, "shards": self.plan.parts(w["source"], w["split"], section)[part]}
+
+
+def _size(w: Wildcards) -> int:
+    """Return the number of spectra that a wildcard names."""
+    return int(w["size"].removeprefix("n-"))
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from eigenloom.errors import EigenloomError
 from source import SPLITS, Source, Wildcards
+from warm_study import Study, studies
 
 Config = Mapping[str, Any]
 STYLE = (
@@ -67,6 +68,11 @@ class SpectraSource(Source):
         except EigenloomError as error:
             return 0, str(error)
 
+    @cached_property
+    def studies(self) -> list[Study]:
+        """What is tried with attention: the default study and the full one, those that are configured."""
+        return studies(self.config["attention"])
+
     def files(self) -> list[str]:
         """Return the user's file; none where the stars are simulated."""
         return [] if self.is_simulated else [self.spectra["path"]]
@@ -87,6 +93,8 @@ class SpectraSource(Source):
             "list_spectra": [self.of(split) for split in self.splits],
             "record_spectra": self.shards(),
             "label_spectra": [self.of(split) for split in self.splits] if self.config["classes"] else [],
+            **dict.fromkeys(("denoise", "score_denoised"), [{"source": self.name}] if self.config["denoise"] else []),
+            **{rule: jobs for study in self.studies for rule, jobs in study.jobs(self.name, self.is_simulated).items()},
         }
 
     def contradictions(self) -> Iterator[str]:
@@ -105,7 +113,11 @@ class SpectraSource(Source):
             for name in ("wavelength", "snr"):
                 if spectra[name][0] >= spectra[name][1]:
                     yield f"{at}.spectra.{name}: {spectra[name][0]} is not below {spectra[name][1]}"
+            for study in self.studies[:1]:
+                yield from study.unknown_labels(at, LABELS)
         elif not spectra["n_pixels"] and self._measured[1]:
             absent = not Path(spectra["path"]).exists()
             advice = ", or set `n_pixels`, so that everything else can be planned without it" if absent else ""
             yield f"{at}.spectra.path: {self._measured[1]}{advice}"
+        found = [study.contradictions(at, self.width, spectra.get("n_spectra")) for study in self.studies]
+        yield from dict.fromkeys(line for own in found for line in own)

@@ -19,6 +19,8 @@ KEPT = (".snakemake/metadata", "results")
 DIRECTORIES = {
     **dict.fromkeys(("draw", "list_images"), "artifacts/{source}/images"),
     **dict.fromkeys(("simulate", "list_spectra"), "artifacts/{source}/spectra"),
+    "denoise": "artifacts/{source}/denoised",
+    "fit_patches": "artifacts/{source}/attention",
     "train": "artifacts/{source}/model",
     "train_run": "artifacts/{source}/runs/{run}",
     "decompose": "artifacts/weights/{collection}",

@@ -94,6 +94,12 @@ def targets(*families):
     return lambda wildcards: [path for family in families for rule in FAMILIES[family] for path in outputs(rule)]
 
 
+def beside(family):
+    """What a target makes beside the files of its family: that of spectra also what bases reconstruct of them."""
+    sources = [name for name, source in plan.sources.items() if source.config["kind"] == family]
+    return [path for name in sources for path in outputs("evaluate", source=name)]
+
+
 def parts(wildcards):
     """The edges that a manifest of codes joins."""
     return outputs(f"encode_{wildcards.layout}", "part", **{k: v for k, v in wildcards.items() if k != "layout"})
@@ -139,4 +145,6 @@ wildcard_constraints:
     moe="|".join(plan.moes) or "(?!)",
     bank="|".join(plan.banks) or "(?!)",
     training="|".join(plan.moe_trainings) or "(?!)",
+    size=r"n-\d{5}",
+    repeat=r"seed-\d+",
     name=config["name"],

@@ -1,4 +1,5 @@
-# Surveys of spectra, simulated or the user's own, their splits and labels: artifacts/{source}/{spectra,saev}.
+# Surveys of spectra, simulated or the user's own, their splits, labels and denoised copies:
+# artifacts/{source}/{spectra,saev,denoised}, results/{source}/denoised.
 rule simulate:
     output:
         meta="artifacts/{source}/spectra/meta.json",
@@ -60,3 +61,47 @@ rule label_spectra:
         spec=spec_for("label_spectra"),
     shell:
         command("label_spectra", "meta", "examples", "survey")
+
+
+rule denoise:
+    input:
+        survey=lambda wildcards: outputs("simulate", "meta", source=wildcards.source),
+        file=lambda wildcards: list(map(ancient, plan.sources[wildcards.source].files())),
+    output:
+        meta="artifacts/{source}/denoised/meta.json",
+        survey="artifacts/{source}/denoised/survey.pcp.h5",
+        run="artifacts/{source}/denoised/run.json",
+    log:
+        "logs/denoise/{source}.log",
+    benchmark:
+        "logs/denoise/{source}.tsv"
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("denoise", 4000, 240),
+    params:
+        spec=spec_for("denoise"),
+    shell:
+        command("denoise", "meta", "survey")
+
+
+rule score_denoised:
+    input:
+        denoised="artifacts/{source}/denoised/meta.json",
+        survey=lambda wildcards: outputs("simulate", "meta", source=wildcards.source),
+        file=lambda wildcards: list(map(ancient, plan.sources[wildcards.source].files())),
+    output:
+        metrics="results/{source}/denoised/metrics.json",
+        examples="results/{source}/denoised/examples.json",
+    log:
+        "logs/score_denoised/{source}.log",
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("score_denoised", 4000, 60),
+    params:
+        spec=spec_for("score_denoised"),
+    shell:
+        command("score_denoised", "metrics", "denoised", "survey")
