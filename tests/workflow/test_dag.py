@@ -64,7 +64,7 @@ def test_an_edit_of_one_basis_plans_exactly_its_jobs_and_undoing_it_none(project
     planned = project.planned()
     jobs_of_it = {job for job in planned if "/kmeans-016" in job}
     assert rules(planned - jobs_of_it) == {"tabulate", "render"}
-    layers, codings = ["layer-00", "layer-01"], ["onehot", "inverse-distance"]
+    layers, codings = ["layer-01"], ["onehot", "inverse-distance"]
     both = ["kmeans-016", "kmeans-016-random"]
     at = "tiny-scenes"
     assert of(planned, "fit") == {f"artifacts/{at}/bases/{b}/{layer}/meta.json" for b in both for layer in layers}

@@ -151,8 +151,8 @@ def test_one_edited_size_rebuilds_that_basis_alone(copy):
     config = copy / TINY
     config.write_text(config.read_text().replace("n_clusters: 16", "n_clusters: 12"))
     jobs = planned(copy, "all")
-    # two layers, the basis and its floor; codes of the basis alone: two parts of probe_train, one of the others
-    expected = {"fit": 4, "evaluate": 4, "probe": 8, "score": 4, "encode_label": 8, "join_codes": 6}
+    # the basis and its floor; codes of the basis alone: two parts of probe_train, one of the others
+    expected = {"fit": 2, "evaluate": 2, "probe": 4, "score": 2, "encode_label": 4, "join_codes": 3}
     assert jobs == {**expected, "tabulate": 1, "render": 1, "all": 1}
     config.write_text(config.read_text().replace("n_clusters: 12", "n_clusters: 16"))
     assert planned(copy, "all") == {}
