@@ -15,7 +15,7 @@ from job import Job, run
 
 
 def main(job: Job) -> None:
-    """Open every checkpoint, fit every size, write all banks; times go to ``run.json``."""
+    """Open every checkpoint, fit every size, write all banks; the time of a seeding alone goes to ``run.json``."""
     spec = job.spec
     console = Console(Path("logs", "fit_bank", f"{'-'.join(job.out.parent.parts[-2:])}.jsonl"))
     seeding = SeedingConfig(**spec["seeding"], seed=spec["seed"])
@@ -25,10 +25,11 @@ def main(job: Job) -> None:
         size = f"r{rank:02d}-m{num_bases:02d}"
         for edge in job.lists["trainings"]:
             sources = ExpertCheckpoint.open(edge.parent).sources(spec["families"])
-            started = time.perf_counter()
-            for source in sources.values():
-                create_warm_start(source, rank, num_bases, seeding)
-            seconds[size] = seconds.get(size, 0.0) + time.perf_counter() - started
+            if size not in seconds:
+                started = time.perf_counter()
+                for source in sources.values():
+                    create_warm_start(source, rank, num_bases, seeding)
+                seconds[size] = round(time.perf_counter() - started, 4)
             trainer = AlternatingBankTrainer(
                 rank, num_bases, seeding_config=seeding, seed=spec["seed"], device=resolve_device(job.device),
                 progress=console, **spec["trainer"],

@@ -33,14 +33,14 @@ def compared(shape: tuple[int, int, int], rank: int, num_bases: int) -> Iterator
     """Yield name, share of the parameters and function of every factorisation at a bank's size."""
     e, p, d = shape
     whole = e * p * d
-    ranks = factorisations.equal_ranks(e * p * rank + num_bases * (rank * d + e), shape, num_bases)
-    k, one, many, delta = (ranks[name] for name in ("truncated", "stacked", "grouped", "delta"))
-    yield "SVD of the bank's rank (bound)", e * rank * (p + d) / whole, lambda w: factorisations.truncated(w, rank)
-    yield "truncated SVD", e * k * (p + d) / whole, lambda w: factorisations.truncated(w, k)
-    yield "stacked SVD", one * (e * p + d) / whole, lambda w: factorisations.stacked(w, one)
     groups = min(num_bases, e)
+    found = factorisations.equal_sizes(e * p * rank + num_bases * (rank * d + e), shape, groups)
+    k, one, many, delta = (found[name] for name in ("truncated", "stacked", "grouped", "delta"))
+    yield "SVD of the bank's rank (bound)", e * rank * (p + d) / whole, lambda w: factorisations.truncated(w, rank)
+    yield "truncated SVD", k * (p + d) / whole, lambda w: factorisations.truncated_together(w, k)
+    yield "stacked SVD", one * (e * p + d) / whole, lambda w: factorisations.stacked(w, one)
     yield "grouped SVD", many * (e * p + groups * d) / whole, lambda w: factorisations.stacked(w, many, groups)
-    share = (p * d + e * delta * (p + d)) / whole
+    share = (p * d + delta * (p + d)) / whole
     yield "mean and delta", share, lambda w: factorisations.mean_and_delta(w, delta)
 
 

@@ -190,3 +190,34 @@ def write_tree(root, names=("", "-random")):
     write_json(
         model / "meta.json", {**edge, "files": {"history.csv": {"sha256": write_text(model / "history.csv", history)}}}
     )
+
+
+def expert_rows(method, size, parameters, error, accuracy, nll, kl, n=3):
+    """Rows of results of one method over ``n`` trainings that spread a little round some means."""
+    return [
+        {
+            "method": method, "size": size, "parameters": parameters, "training": f"seed-{i}",
+            "relative_error": error + 0.01 * (i - 1), "accuracy": accuracy + 0.002 * (i - 1),
+            "nll": nll + 0.01 * (i - 1), "kl": kl + 0.001 * (i - 1),
+            "per_expert": {"gate": [error, error / 2], "up": [error, error]} if error else {},
+        }
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def experts(accuracy=0.975, nll=0.12, kl=0.02, error=0.6, n=3, names=("ts-pca", "slow")):
+    """Results of two banks, the second of larger error, and of baselines and controls, as documents."""
+    head = {"format": "eigenloom.experts", "version": 1, "moe": "m", "files": {}, "spec": {}, "inputs": {}}
+    documents = []
+    for place, name in enumerate(names):
+        rows = expert_rows(name, "r16-m08", 0.379, error + 0.02 * place, accuracy, nll, kl, n)
+        rows += expert_rows(name, "r16-m16", 0.508, error - 0.1, accuracy, nll, kl, n)
+        seeding = {"method": "ts_pca", "operations": {"r16-m08": 2e6 * (1 + place), "r16-m16": 3e6}}
+        documents.append({**head, "bank": name, "rows": rows, "seeding": seeding})
+    rows = [
+        *expert_rows("dense", "", 1.0, 0.0, 0.98, 0.1, 0.0, n),
+        *expert_rows("zeroed", "", 0.0, 1.0, 0.1, 2.3, 2.0, n),
+    ]
+    for size, share in (("r16-m08", 0.375), ("r16-m16", 0.5)):
+        rows += expert_rows("truncated SVD", size, share, 0.69, 0.97, 0.15, 0.04, n)
+    return [*documents, {**head, "bank": "baselines", "rows": rows}]

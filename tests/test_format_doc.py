@@ -12,7 +12,8 @@ from recordings import record
 from safetensors import safe_open
 
 from eigenloom.bases.weights import ERROR_KEYS, ERRORS_FORMAT, ERRORS_VERSION
-from eigenloom.nn import weights
+from eigenloom.nn import moe_judging, weights
+from eigenloom.report import expert_table
 from eigenloom.sources import checkpoint_layout, spectra_edge
 from eigenloom.sources.checkpoints import Checkpoints
 from eigenloom.sources.simulated_spectra import BLOCK_ROWS, UNITS
@@ -138,6 +139,21 @@ def test_formats_and_versions(section, constant):
 
 def test_code_shards_have_a_section():
     assert "Code shards" in SECTIONS
+
+
+def test_results_of_experts_have_the_documented_keys():
+    bank = made_up_results.experts()[0]
+    made = moe_judging.results("m", "b", bank["rows"], seeding=bank["seeding"], spec={}, inputs={})
+    section = "`results/{moe}/{bank}/metrics.json`"
+    assert keys(section) == tuple(made)
+    rows = {row[0]: row[1] for row in table(section)}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{moe_judging.FORMAT}`", str(moe_judging.VERSION))
+    assert (expert_table.RESULTS_FORMAT, expert_table.RESULTS_VERSION) == (moe_judging.FORMAT, moe_judging.VERSION)
+    assert f"`{{{', '.join(moe_judging.ROW_KEYS)}}}`" in rows["`rows`"]
+    section = "`results/tables/{name}/experts.json`"
+    assert keys(section) == (*expert_table.tabulate([bank]), "name", "spec", "inputs")
+    rows = {row[0]: row[1] for row in table(section)}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{expert_table.FORMAT}`", str(expert_table.VERSION))
 
 
 def test_weights_have_the_documented_keys(tmp_path):

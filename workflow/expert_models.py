@@ -87,8 +87,7 @@ class ExpertSpecs:
 
     def judge_baselines(self, w: Wildcards) -> dict[str, Any]:
         """Families and sizes, whose numbers of parameters are met."""
-        entry = self.config["experts"][w["moe"]]
-        return {"seed": self.config["seed"], **w, **self._sizes(w), "mobe_epochs": entry["mobe_epochs"]}
+        return {**w, **self._sizes(w)}
 
     def tabulate_experts(self, w: Wildcards) -> dict[str, Any]:
         """The experiment's name."""

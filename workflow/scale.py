@@ -238,9 +238,31 @@ def _probe(plan: Plan, job: Wildcards) -> Work:
     return Work(2.0 * rows * k * source.width, steps=rows * n_entries, read=rows * _row_bytes(source))
 
 
+def _train_moe(plan: Plan, job: Wildcards) -> Work:
+    model = plan.moes[job["moe"]]["model"]
+    n_experts = model["num_experts"] * model["num_hidden_layers"]
+    weights = 3.0 * n_experts * model["moe_intermediate_size"] * model["hidden_size"]
+    return Work(6.0 * weights * model["steps"] * model["batch_size"], written=FLOAT * weights)
+
+
+def _fit_bank(plan: Plan, job: Wildcards) -> Work:
+    """Count evaluations of the descent, ``4 E r d (p + r + m)`` each, and sweeps as ten of them."""
+    moe = plan.moes[job["moe"]]
+    model, bank = moe["model"], moe["banks"][job["bank"]]
+    e, (p, d) = (
+        model["num_experts"] * model["num_hidden_layers"],
+        (model["moe_intermediate_size"], model["hidden_size"]),
+    )
+    n_fits = len(moe["seeds"]) * len(moe["families"])
+    runs = bank["polish_evals"] + 10.0 * bank["n_sweeps"] * bank["n_starts"]
+    flops = sum(4.0 * e * rank * d * (p + rank + num_bases) * runs for rank, num_bases in moe["sizes"])
+    sizes = sum(e * p * rank + num_bases * (rank * d + e) for rank, num_bases in moe["sizes"])
+    return Work(n_fits * flops, read=FLOAT * n_fits * 1.0 * e * p * d, written=FLOAT * n_fits * float(sizes))
+
+
 WORK: dict[str, Callable[[Plan, Wildcards], Work]] = {
     "draw": _draw, "train": _train, "train_run": _train, "record": _record, "label": _label, "measure": _measure,
-    "record_spectra": _record_spectra,
+    "record_spectra": _record_spectra, "train_moe": _train_moe, "fit_bank": _fit_bank,
     "join_moments": _join_moments, "fit": _fit, "evaluate": _evaluate, "probe": _probe,
     **{f"encode_{layout}": _encode(layout) for layout in ("label", "topk", "dense")},
 }  # fmt: skip

@@ -25,7 +25,7 @@ def softened(knob):
 PLANTS = {PenaltyControl: penalised, TemperatureControl: softened}
 
 
-def closed_loop(control, plant, n_steps=80):
+def closed_loop(control, plant, n_steps=40):
     for step in range(n_steps):
         control.update(plant(control.knob), step, n_steps)
     return plant(control.knob)

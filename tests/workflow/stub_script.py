@@ -38,9 +38,16 @@ BESIDE = {
         "history.svg",
         "weights.svg",
         "weight_paths.svg",
+        "experts.svg",
+        "expert_map.svg",
     ],
     "decompose": [*ARTIFACT, "components.npy", "mean.npy", "layout.json", "errors.json"],
     "rebuild": ["curve.csv"],
+    "train_moe": ["config.json", "model.safetensors", "history.csv", "run.json"],
+    "fit_bank": ARTIFACT,
+    "judge_bank": [],
+    "judge_baselines": [],
+    "tabulate_experts": ["experts.csv"],
 }
 CODES = {"label": ["labels", "distances"], "topk": ["values", "indices"], "dense": ["values"]}
 

@@ -84,6 +84,7 @@ def test_defaults_come_from_the_kind_alone():
 
 SCENES, STARS = "sources/scenes", "sources/stars"
 CUT = {"images": "scenes", "n_examples": 10}
+MOE = "experts/digits-moe"
 COLLECTION = "weights/collections/trajectory"
 BAD_VALUES = [
     ("bases/kmeans-256/n_clutsers", 3, "bases.kmeans-256: unknown key `n_clutsers`; did you mean `n_clusters`?"),
@@ -163,6 +164,15 @@ CONTRADICTIONS = [
     (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
     (f"{SCENES}/images/scenes/digits", [4, 2], "sources.scenes.images.scenes.digits: 4 is more than 2"),
     (f"{SCENES}/images/scenes/zooms", [9], "images.scenes.zooms: a digit of 72 pixels does not fit a canvas of 64"),
+    (f"{MOE}/sizes", [[33, 8]], "experts.digits-moe.sizes: rank 33 is above the lesser side of the experts, 32"),
+    (f"{MOE}/sizes", [[8, 33]], "experts.digits-moe.sizes: 33 bases for 32 experts"),
+    (f"{MOE}/sizes", [[8]], "experts.digits-moe.sizes.0: [8] has 1 entries, at least 2 are needed"),
+    (f"{MOE}/model/num_experts_per_tok", 17, "experts.digits-moe.model.num_experts_per_tok: 17 of 16 experts"),
+    (f"{MOE}/banks/trainings", {}, "banks.trainings: this directory belongs to the trainings; rename the bank"),
+    (f"{MOE}/banks/svd/codes", "sparse", "banks.svd.support: sparse codes need it"),
+    (f"{MOE}/banks/svd/support", 9, "banks.svd.support: 9, more than the fewest bases of `sizes`, 8"),
+    (f"{MOE}/banks/svd/seeding", "ts-pca", "banks.svd.seeding: 'ts-pca' is not a choice; did you mean `ts_pca`?"),
+    ("experts/scenes", {"banks": {"a": {}}}, "experts.scenes: `scenes` is the name of a source or of a directory"),
     ("weights/runs/gentle/source", "x", "weights.runs.gentle.source: `x` trains no network; sources that do: scenes"),
     ("weights/runs/reseeded/steps", 15, "weights.runs.reseeded.steps: 15 steps cannot leave 16 checkpoints"),
     (f"{COLLECTION}/source", "x", "collections.trajectory.source: `x` trains no network; sources that do: scenes"),

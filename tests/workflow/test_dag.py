@@ -54,7 +54,7 @@ def test_all_asks_for_every_file_that_any_rule_makes(built, unbuilt):
 
 
 def test_each_family_is_a_target(fresh):
-    families = ("spectra", "stores", "weights", "moments", "bases", "codes", "probes", "metrics", "report")
+    families = ("spectra", "stores", "weights", "experts", "moments", "bases", "codes", "probes", "metrics", "report")
     text = fresh.snakemake("-n", *families)
     assert set(families) <= set(re.findall(r"^rule (\w+):", text, re.M))
 
@@ -123,6 +123,7 @@ def test_a_lost_array_is_remade_alone(project):
 def test_experiments_replace_the_default_and_overlays_overlay(fresh, unbuilt):
     text = (unbuilt.root / "config.yaml").read_text().replace("name: tiny", "name: o")
     text = text.replace("tiny-scenes", "other").replace("tiny-stars", "sky").replace("tiny-trajectory", "o-trajectory")
+    text = text.replace("tiny-moe", "o-moe")
     (unbuilt.root / "other.yaml").write_text(text)
     planned = unbuilt.planned("all", "--configfile", "other.yaml", "--config", "seed=3")
     assert len(planned) > 90

@@ -81,16 +81,18 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
 N = "bases/kernel-pca"
 STARS, OWN = "sources/stars", "sources/own"
+X = "experts/digits-moe"
 W, R = "weights/collections/trajectory", "weights/runs/gentle"
 TRAIN = {"train", "train_run"}
 SEEDED = {"draw", "list_images", *TRAIN, "simulate", "list_spectra", "decompose", "rebuild", "fit", "probe"}
+SEEDED |= {"train_moe", "fit_bank"}
 ENCODES = {"encode_label", "encode_topk", "encode_dense"}
 STORE = {"record", "join_store"}
 CODINGS = {"probe", "score"}
 AFTER_LAYERS = {*STORE, "join_moments", "fit", "evaluate", *ENCODES, "join_codes", *CODINGS}
 # Dotted path -> (another value, rules whose own specification changes). What follows from inputs, Snakemake knows.
 EDITS: dict[str, tuple[Any, set[str]]] = {
-    "name": ("other", {"tabulate", "render"}),
+    "name": ("other", {"tabulate", "tabulate_experts", "render"}),
     "seed": (1, SEEDED),
     "device": ("cpu", set()),
     "standardize": ("center", {"fit"}),
@@ -225,6 +227,24 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{W}/k": ([0, 8], {"rebuild"}),
     f"{W}/judged": (2, {"rebuild"}),
     f"{W}/n_images": (100, {"rebuild"}),
+    f"{X}/seeds": ([0, 1, 2, 3, 5], {"train_moe"}),  # banks see it by their inputs
+    f"{X}/families": (["up"], {"fit_bank", "judge_baselines"}),
+    f"{X}/sizes": ([[16, 8]], {"fit_bank", "judge_baselines"}),
+    **{
+        f"{X}/model/{key}": (value, {"train_moe"})
+        for key, value in {
+            "hidden_size": 48, "moe_intermediate_size": 16, "num_experts": 12, "num_experts_per_tok": 1, "lr": 0.001,
+            "num_hidden_layers": 3, "n_test": 400, "steps": 100, "batch_size": 64, "warmup": 10, "weight_decay": 2,
+            "noise": 0, "label_smoothing": 0, "balance": 0,
+        }.items()
+    },
+    **{
+        f"{X}/banks/ts-pca/{key}": (value, {"fit_bank"})
+        for key, value in {
+            "seeding": "svd", "row_selection": "uniform", "gauge": "none", "code_rule": "omp", "activation": "auto",
+            "codes": "simplex", "support": 3, "n_sweeps": 5, "polish_evals": 7, "n_starts": 2,
+        }.items()
+    },
 }  # fmt: skip
 
 
@@ -262,6 +282,8 @@ def test_every_key_of_the_schema_has_its_edit():
         wild = [*named.get(parts[0], ())]
         if parts[:1] == ["sources"] and (len(parts) < 4 or parts[2] not in ("images",)):
             wild = [1]
+        if parts[:1] == ["experts"]:
+            wild = [1, 3] if parts[2] == "banks" else [1]
         return tuple("*" if n in wild and n < len(parts) else part for n, part in enumerate(parts))
 
     tested = {place(path) for path in EDITS}

@@ -72,6 +72,17 @@ def test_every_job_is_counted_once_and_gpus_take_what_profits(plan):
     assert found["record"].written == pytest.approx(recorded, rel=0.02)
 
 
+def test_banks_by_hand():
+    plan = Plan(load(ROOT / "config.yaml"))
+    assert WORK["train_moe"](plan, {"moe": "digits-moe", "training": "seed-0"}) == Work(
+        6.0 * 3 * 32 * 32 * 64 * 400 * 128, written=4.0 * 3 * 32 * 32 * 64
+    )
+    work = WORK["fit_bank"](plan, {"moe": "digits-moe", "bank": "svd"})
+    products = sum(4 * 32 * r * 64 * (32 + r + m) for r, m in ((8, 8), (16, 8), (16, 16)))
+    assert work.flops == 5 * 2 * products * (80 + 10 * 8)
+    assert work.written == 4 * 10 * sum(32 * 32 * r + m * (r * 64 + 32) for r, m in ((8, 8), (16, 8), (16, 16)))
+
+
 def test_a_table_has_a_line_per_rule_and_their_sum():
     lines = markdown({"fit": Cost(2, 3.0, 0.5, 1.0, 4e9, 2.0), "probe": Cost(1, 100.0, 0.5, 0, 0, 50.0)}).splitlines()
     assert lines[2] == "| fit | 2 | 3 | 1 | 0.5 | 2 | 4 |"

@@ -49,11 +49,13 @@ def test_stages_follow_the_configuration(config):
     by_basis = {f"{source}-{basis}" for basis in plan.config["bases"] for source in plan.applied(basis)}
     probed = {f"{source}-{basis}" for basis in plan.config["bases"] for source in plan.applied(basis)
               if plan.sources[source].is_probed}  # fmt: skip
-    assert {name for name in found if name.startswith(("stores", "moments", "bases", "probes", "weights"))} == {
+    kinds = ("stores", "moments", "bases", "probes", "weights", "banks")
+    assert {name for name in found if name.startswith(kinds)} == {
         *(f"{stage}@{source}" for stage in ("stores", "moments") for source in plan.sources),
         *(f"bases@{item}" for item in by_basis),
         *(f"probes@{item}" for item in probed),
         *(f"weights@{collection}" for collection in plan.collections),
+        *(f"banks@{moe}-{bank}" for moe, entry in plan.moes.items() for bank in entry["banks"]),
     }
     assert {name for name in found if name.startswith("model")} == {f"model@{w['source']}" for w in plan.jobs("train")}
 
@@ -85,7 +87,7 @@ def test_an_experiment_leaves_out_what_another_owns(tmp_path):
     for name in ("dvc.yaml", "config.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    config["name"], config["weights"] = "more", {}
+    config["name"], config["weights"], config["experts"] = "more", {}, {}
     config["sources"] = {"scenes": config["sources"]["scenes"], "own": config["sources"]["scenes"]}
     config["bases"] = {name: {"kind": "pca", "codings": ["dense"]} for name in ("pca", "new")}
     experiment.write_text(yaml.safe_dump(config))

@@ -14,6 +14,17 @@ def truncated(weights: Tensor, rank: int) -> Tensor:
     return (u[..., :rank] * s[:, None, :rank] @ vt[:, :rank]).float()
 
 
+def truncated_together(weights: Tensor, n_values: int) -> Tensor:
+    """Keep the ``n_values`` largest singular values of all experts: ``n_values (p + d)`` parameters.
+
+    Ranks go where they help most, so that a number of parameters is met that equal ranks would fall short of.
+    """
+    u, s, vt = torch.linalg.svd(weights.double(), full_matrices=False)
+    kept = torch.zeros_like(s).flatten()
+    kept[s.flatten().topk(n_values).indices] = 1
+    return (u * (s * kept.view_as(s))[:, None] @ vt).float()
+
+
 def stacked(weights: Tensor, rank: int, n_groups: int = 1) -> Tensor:
     """Share one basis of rows in each of some groups of consecutive experts, as MoLAE does (arXiv 2503.23100).
 
@@ -29,17 +40,17 @@ def stacked(weights: Tensor, rank: int, n_groups: int = 1) -> Tensor:
     return torch.cat(found).float()
 
 
-def mean_and_delta(weights: Tensor, rank: int) -> Tensor:
-    """Add a cut SVD of every expert's distance from the mean expert: ``p d + E r (p + d)`` parameters.
+def mean_and_delta(weights: Tensor, n_values: int) -> Tensor:
+    """Add cut SVDs of the experts' distances from the mean expert: ``p d + n_values (p + d)`` parameters.
 
     D2-MoE (arXiv 2502.17298) without its calibration data.
     """
     mean = weights.double().mean(0, keepdim=True).float()
-    return mean + truncated(weights - mean, rank)
+    return mean + truncated_together(weights - mean, n_values)
 
 
-def equal_ranks(n_parameters: float, shape: tuple[int, int, int], num_bases: int) -> dict[str, int]:
-    """Return the largest rank of each factorisation that has at most ``n_parameters``.
+def equal_sizes(n_parameters: float, shape: tuple[int, int, int], num_bases: int) -> dict[str, int]:
+    """Return the largest rank, or number of singular values, with which a factorisation has at most ``n_parameters``.
 
     Args:
         n_parameters: of one family.
@@ -47,13 +58,13 @@ def equal_ranks(n_parameters: float, shape: tuple[int, int, int], num_bases: int
         num_bases: of the bank, which is the number of groups in ``grouped``.
 
     Returns:
-        ``truncated``, ``stacked``, ``grouped`` and ``delta`` -> rank, at least 0 and at most ``min(p, d)``.
+        ``truncated``, ``delta`` -> singular values of all experts; ``stacked``, ``grouped`` -> rank.
     """
     e, p, d = shape
     found = {
-        "truncated": n_parameters / (e * (p + d)),
-        "stacked": n_parameters / (e * p + d),
-        "grouped": n_parameters / (e * p + num_bases * d),
-        "delta": (n_parameters - p * d) / (e * (p + d)),
+        "truncated": (n_parameters / (p + d), e * min(p, d)),
+        "delta": ((n_parameters - p * d) / (p + d), e * min(p, d)),
+        "stacked": (n_parameters / (e * p + d), d),
+        "grouped": (n_parameters / (e * p + num_bases * d), d),
     }
-    return {name: max(0, min(int(rank), p, d)) for name, rank in found.items()}
+    return {name: max(0, min(int(size), most)) for name, (size, most) in found.items()}
