@@ -31,6 +31,8 @@ rule render:
         models=outputs("train", "meta"),
         spectra=outputs("list_spectra", "meta"),
         weights=outputs("rebuild", "metrics"),
+        denoised=outputs("score_denoised", "metrics"),
+        arms=outputs("compare_arms", "table"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -40,6 +42,9 @@ rule render:
         history=figure("reports/{name}/history.svg"),
         weights=figure("reports/{name}/weights.svg"),
         weight_paths=figure("reports/{name}/weight_paths.svg"),
+        denoised_figure=figure("reports/{name}/denoised.svg"),
+        denoising=figure("reports/{name}/denoising.svg"),
+        attention=figure("reports/{name}/attention.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -50,4 +55,16 @@ rule render:
     params:
         spec=spec_for("render"),
     shell:
-        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights")
+        command(
+            "render",
+            "page",
+            "tables",
+            "metrics",
+            "reconstructions",
+            "bases",
+            "models",
+            "spectra",
+            "weights",
+            "denoised",
+            "arms",
+        )

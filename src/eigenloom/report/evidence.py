@@ -1,10 +1,12 @@
-"""Everything the report is made from, read once: tables, metrics, reconstructions, bases, models, spectra.
+"""Everything the report is made from, read once: tables, metrics, reconstructions, bases, models, spectra,
+weights, denoised surveys, arms of attention.
 
 The names of source, layer and basis come from the paths, which are normative (``docs/format.md``).
 """
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenloom.errors import StoreError
+from eigenloom.evaluation.arms import TABLE_FORMAT
 from eigenloom.provenance import text_digest
 from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
@@ -56,6 +59,8 @@ class Evidence:
     models: Mapping[str, Model] = field(default_factory=dict)
     spectra: Mapping[str, list[Document]] = field(default_factory=dict)
     weights: Mapping[str, Document] = field(default_factory=dict)
+    denoised: Mapping[str, Document] = field(default_factory=dict)
+    arms: Mapping[str, Document] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -105,6 +110,8 @@ def gather(
     models: Iterable[Path] = (),
     spectra: Iterable[Path] = (),
     weights: Iterable[Path] = (),
+    denoised: Iterable[Path] = (),
+    arms: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -124,6 +131,8 @@ def gather(
         models={path.parts[-3]: _model(path) for path in sorted(models)},
         spectra=splits,
         weights={path.parts[-2]: _weights(path) for path in sorted(weights)},
+        denoised={path.parts[-3]: _denoised(path) for path in sorted(denoised)},
+        arms={path.parts[-3]: _arms(path) for path in sorted(arms)},
     )
 
 
@@ -172,6 +181,22 @@ def _weights(path: Path) -> Document:
     document = read_json(path)
     if not isinstance(document, dict) or document.get("format") != "eigenloom.weights":
         raise StoreError(f"{path}: holds no results of weights; delete it and run `rebuild` again")
+    return document
+
+
+def _denoised(path: Path) -> Document:
+    """Read the scores of a denoised survey, and under ``examples`` the spectra beside them."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != "eigenloom.denoising":
+        raise StoreError(f"{path}: holds no scores of a denoised survey; delete it and run `score_denoised` again")
+    return {**document, "examples": json.loads(_sibling(path, "examples.json", document["files"]))}
+
+
+def _arms(path: Path) -> Document:
+    """Read the table of a study of attention."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != TABLE_FORMAT:
+        raise StoreError(f"{path}: is no table of arms; delete it and run `compare_arms` again")
     return document
 
 
