@@ -50,7 +50,7 @@ def test_an_interval_is_that_of_a_paired_t_test():
         (6, {"kpca-warm": 0.1, "linear-pca": 0.1}, False, arms.NOTHING),
         (6, {"kpca-warm": -0.1}, False, arms.NOTHING),
         (6, {}, False, arms.NOTHING),
-        (1, {"kpca-warm": 0.1}, False, "nothing is claimed from 1 seeds"),
+        (1, {"kpca-warm": 0.1}, False, "nothing is claimed from 1 seed,"),
     ],
 )
 def test_a_benefit_needs_five_seeds_and_both_controls(n_seeds, gains, helps, words):

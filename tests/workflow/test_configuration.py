@@ -251,6 +251,8 @@ def test_a_file_of_spectra_needs_two_lines_and_is_looked_at(tmp_path, monkeypatc
         file["dataset/arrays/flux/value"] = [[1.0, 2.0, 3.0]] * 5
     config = changed(f"{STARS}/spectra", {"kind": "hdf5", "path": "data/survey.h5"})
     config["bases"] = {"pca": {"kind": "pca", "codings": ["topk", "dense"]}}
+    assert check(config) == ["sources.stars.attention.patch: 64 pixels, but spectra have 3"]
+    config["sources"]["stars"]["attention"] = None
     assert check(config) == []
     assert Plan(config).topk("pca", "stars") == [1]
     config["sources"]["stars"]["spectra"] = {"kind": "hdf5", "path": "data/survey.h5", "keys": {"flux": "flux"}}
@@ -259,6 +261,27 @@ def test_a_file_of_spectra_needs_two_lines_and_is_looked_at(tmp_path, monkeypatc
     config["sources"]["stars"]["spectra"] = {"kind": "hdf5", "path": "data/gone.h5", "n_pixels": 30}
     assert check(config) == []
     assert any("data/gone.h5 is absent; edits of it are not seen" in remark for remark in Plan(config).remarks())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_train": [300, 1400]}, "ask for 2150 spectra, but n_spectra is 2000"),
+        ({"labels": ["T_eff", "age"]}, "simulated stars have no `age`"),
+        ({"patch": 600}, "600 pixels, but spectra have 512"),
+        ({"dim": 30}, "30 must be even and a multiple of heads, 4"),
+        ({"n_landmarks": 32}, "32 cannot span 64 components"),
+        ({"patch": 32}, "patches of 32 pixels have fewer linear components"),
+        ({"n_landmarks": 2401}, "the smallest n_train has 2400 patches"),
+        ({"freeze_qk_epochs": 11}, "11, but there are 10 epochs"),
+    ],
+)
+def test_a_study_of_attention_that_cannot_be(changes, words):
+    config = load()
+    config["sources"]["stars"]["attention"] |= changes
+    (line,) = check(config)
+    assert line.startswith("sources.stars.attention")
+    assert words in line
 
 
 def test_training_needs_masks_and_a_size():

@@ -9,12 +9,12 @@ import yaml
 
 import specs as specs_module
 from configuration import check, schema
-from plan import FAMILIES, Plan
+from plan import FAMILIES, ON_REQUEST, Plan
 from source import cuts, held_out_places
 from specs import Specs
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = [rule for rules in FAMILIES.values() for rule in rules]
+RULES = [rule for rules in (FAMILIES | ON_REQUEST).values() for rule in rules]
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +84,11 @@ STARS, OWN = "sources/stars", "sources/own"
 X = "experts/digits-moe"
 W, R = "weights/collections/trajectory", "weights/runs/gentle"
 TRAIN = {"train", "train_run"}
-SEEDED = {"draw", "list_images", *TRAIN, "simulate", "list_spectra", "decompose", "rebuild", "fit", "probe"}
-SEEDED |= {"train_moe", "fit_bank"}
+SIMULATE, DENOISE = {"simulate", "simulate_full"}, {"denoise", "score_denoised"}
+PATCHES, ARMS = {"fit_patches", "fit_patches_full"}, {"train_arms", "train_arms_full"}
+ATTENTION = f"{STARS}/attention"
+SEEDED = {"draw", "list_images", *TRAIN, *SIMULATE, *DENOISE, *PATCHES, *ARMS, "list_spectra", "decompose", "rebuild"}
+SEEDED |= {"fit", "probe", "train_moe", "fit_bank"}
 ENCODES = {"encode_label", "encode_topk", "encode_dense"}
 STORE = {"record", "join_store"}
 CODINGS = {"probe", "score"}
@@ -137,9 +140,9 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{S}/record/batch_size": (50, {"record"}),
     f"{S}/record/forward_dtype": ("bfloat16", {"record"}),
     f"{STARS}/spectra/n_spectra": (2500, {"simulate"}),
-    f"{STARS}/spectra/n_pixels": (256, {"simulate", "list_spectra", "evaluate", "encode_topk", *CODINGS}),
+    f"{STARS}/spectra/n_pixels": (256, {*SIMULATE, "list_spectra", "evaluate", "encode_topk", *CODINGS}),
     **{
-        f"{STARS}/spectra/{key}": (value, {"simulate"})
+        f"{STARS}/spectra/{key}": (value, SIMULATE)
         for key, value in {
             "wavelength": [4000.0, 6000.0], "n_lines": 9, "line_seed": 1, "velocity": 0, "snr": [5, 6], "hit_rate": 0,
             "hit_amplitude": 2,
@@ -147,8 +150,33 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     },
     f"{OWN}/spectra/path": ("data/other.h5", {"list_spectra"}),
     **{f"{OWN}/spectra/keys/{key}": ("x", {"list_spectra"}) for key in ("flux", "error", "wavelength", "labels")},
-    f"{STARS}/bad_pixels": ("mask", {"list_spectra"}),
-    f"{STARS}/normalise": ("continuum", {"list_spectra"}),
+    f"{STARS}/bad_pixels": ("mask", {"list_spectra", *DENOISE, *PATCHES, *ARMS}),
+    f"{STARS}/normalise": ("continuum", {"list_spectra", *PATCHES, *ARMS}),
+    **{
+        f"{STARS}/denoise/{key}": (value, DENOISE)
+        for key, value in {
+            "lambda_scale": 1.0, "threshold": 4.0, "positive": False, "rank_guess": 9, "max_iter": 9,
+        }.items()
+    },
+    f"{ATTENTION}/n_train": ([300, 900], {"fit_patches", "train_arms"}),
+    f"{ATTENTION}/n_val": (200, {*ARMS, "simulate_full"}),
+    f"{ATTENTION}/n_test": (400, {*ARMS, "simulate_full"}),
+    f"{ATTENTION}/n_seeds": (4, {"train_arms"}),
+    f"{ATTENTION}/epochs": (9, {"train_arms"}),
+    **{
+        f"{ATTENTION}/{key}": (value, ARMS)
+        for key, value in {
+            "labels": ["T_eff"], "noise": [1], "stride": 8, "depth": 1, "heads": 2, "freeze_qk_epochs": 1,
+            "batch_size": 8, "lr": 0.1, "weight_decay": 0.0, "target_logit_std": 1.0,
+        }.items()
+    },
+    **{
+        f"{ATTENTION}/{key}": (value, PATCHES | ARMS)
+        for key, value in {"patch": 96, "dim": 32, "n_landmarks": 128, "patches_per_spectrum": 4}.items()
+    },
+    f"{ATTENTION}/full/n_train": ([300], {"simulate_full", "fit_patches_full", "train_arms_full"}),
+    f"{ATTENTION}/full/n_seeds": (5, {"train_arms_full"}),
+    f"{ATTENTION}/full/epochs": (9, {"train_arms_full"}),
     f"{STARS}/splits/probe_val/n_examples": (200, {"list_spectra", "record_spectra", "join_store"}),
     f"{STARS}/splits/fit_train/n_examples": (900, {"list_spectra", "record_spectra", "join_store"}),
     f"{STARS}/classes/label": ("M_H", {"label_spectra"}),
@@ -467,6 +495,7 @@ def test_each_kind_of_source_has_rules_of_its_own():
         "simulate": {"stars"}, "list_spectra": {"stars", "own"}, "draw": {"scenes"}, "list_images": {"photos"},
         "train": {"scenes"}, "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
         "record_spectra": {"stars", "own"}, "label_spectra": {"stars"},
+        **{key: {"stars"} for key in ("denoise", "score_denoised", "fit_patches", "train_arms", "compare_arms")},
         "join_store": {"scenes", "photos", "stars", "own"},
     }  # fmt: skip
     edges = {name: (source.examples_edge("fit_val"), source.model_edges()) for name, source in plan.sources.items()}

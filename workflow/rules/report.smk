@@ -32,6 +32,8 @@ rule render:
         spectra=outputs("list_spectra", "meta"),
         weights=outputs("rebuild", "metrics"),
         experts=outputs("tabulate_experts", "table"),
+        denoised=outputs("score_denoised", "metrics"),
+        arms=outputs("compare_arms", "table"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -43,6 +45,9 @@ rule render:
         weight_paths=figure("reports/{name}/weight_paths.svg"),
         experts=figure("reports/{name}/experts.svg"),
         expert_map=figure("reports/{name}/expert_map.svg"),
+        denoised_figure=figure("reports/{name}/denoised.svg"),
+        denoising=figure("reports/{name}/denoising.svg"),
+        attention=figure("reports/{name}/attention.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -64,4 +69,6 @@ rule render:
             "spectra",
             "weights",
             "experts",
+            "denoised",
+            "arms",
         )

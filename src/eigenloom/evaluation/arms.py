@@ -157,7 +157,8 @@ def _claim(warm: Mapping[str, Document], better: bool) -> str:
     listed = " and ".join(f"{_shown(c)} against {control}" for control, c in warm.items())
     n = next(iter(warm.values()))["n"]
     if n < LEAST_SEEDS:
-        return f"differences in NMSE of {listed}; nothing is claimed from {n} seeds, fewer than {LEAST_SEEDS}"
+        seeds = f"{n} seed{'s' if n > 1 else ''}"
+        return f"differences in NMSE of {listed}; nothing is claimed from {seeds}, fewer than {LEAST_SEEDS}"
     if better:
         return f"kernel PCA helps: differences in NMSE of {listed}"
     return f"{NOTHING}: differences in NMSE of {listed}"

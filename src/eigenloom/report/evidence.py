@@ -1,10 +1,12 @@
-"""Everything the report is made from, read once: tables, metrics, reconstructions, bases, models, spectra.
+"""Everything the report is made from, read once: tables, metrics, reconstructions, bases, models, spectra,
+weights, denoised surveys, arms of attention.
 
 The names of source, layer and basis come from the paths, which are normative (``docs/format.md``).
 """
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenloom.errors import StoreError
+from eigenloom.evaluation.arms import TABLE_FORMAT
 from eigenloom.provenance import text_digest
 from eigenloom.report.expert_table import read_table
 from eigenloom.report.scores import read_reconstruction
@@ -58,6 +61,8 @@ class Evidence:
     spectra: Mapping[str, list[Document]] = field(default_factory=dict)
     weights: Mapping[str, Document] = field(default_factory=dict)
     experts: Sequence[Document] = ()
+    denoised: Mapping[str, Document] = field(default_factory=dict)
+    arms: Mapping[str, Document] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -108,6 +113,8 @@ def gather(
     spectra: Iterable[Path] = (),
     weights: Iterable[Path] = (),
     experts: Iterable[Path] = (),
+    denoised: Iterable[Path] = (),
+    arms: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -128,6 +135,8 @@ def gather(
         spectra=splits,
         weights={path.parts[-2]: _weights(path) for path in sorted(weights)},
         experts=[read_table(path) for path in sorted(experts)],
+        denoised={path.parts[-3]: _denoised(path) for path in sorted(denoised)},
+        arms={path.parts[-3]: _arms(path) for path in sorted(arms)},
     )
 
 
@@ -176,6 +185,22 @@ def _weights(path: Path) -> Document:
     document = read_json(path)
     if not isinstance(document, dict) or document.get("format") != "eigenloom.weights":
         raise StoreError(f"{path}: holds no results of weights; delete it and run `rebuild` again")
+    return document
+
+
+def _denoised(path: Path) -> Document:
+    """Read the scores of a denoised survey, and under ``examples`` the spectra beside them."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != "eigenloom.denoising":
+        raise StoreError(f"{path}: holds no scores of a denoised survey; delete it and run `score_denoised` again")
+    return {**document, "examples": json.loads(_sibling(path, "examples.json", document["files"]))}
+
+
+def _arms(path: Path) -> Document:
+    """Read the table of a study of attention."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != TABLE_FORMAT:
+        raise StoreError(f"{path}: is no table of arms; delete it and run `compare_arms` again")
     return document
 
 

@@ -9,12 +9,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from eigenloom.report.attention import CAPTION, attention_curves, attention_facts, attention_findings
+from eigenloom.report.denoising import denoised_spectra, denoising_facts, denoising_findings, denoising_scores
 from eigenloom.report.drawing import SERIES, themed
 from eigenloom.report.evidence import Evidence
 from eigenloom.report.experts import expert_curves, expert_facts, expert_findings, expert_map
 from eigenloom.report.facts import fact_tables, summary
 from eigenloom.report.figures import class_precision, histories, layer_curves, nmse_against_l0, utilisation
-from eigenloom.report.findings import compare, find
+from eigenloom.report.findings import Finding, compare, find
 from eigenloom.report.stylesheet import CSS
 from eigenloom.report.tables import (
     CONSTANT_FLOOR,
@@ -104,9 +106,25 @@ FIGURES = {
         "Relative error of every expert under the bank of least error at each size, mean over trainings; 0 is exact, 1"
         " is what leaving the expert out gives. Control: the errors of SVD at equal parameters in the table of facts.",
     ),
+    "denoised": (
+        denoised_spectra,
+        "Spectra before and after denoising",
+        "Three spectra of each denoised survey, from faint to bright, and below each what is left of it in units of its"
+        " own error. Pixels above the threshold are hits. Truth is drawn where the survey was simulated.",
+    ),
+    "denoising": (
+        denoising_scores,
+        "What denoising is worth",
+        "Gain in signal to noise against the true spectrum, and the share of planted hits that are found, by height."
+        " Controls: principal components at their best rank and at that of pcp, pcp without its noise term, a running"
+        " median, and the flux with hits against that median replaced; rank and window are those with the highest gain,"
+        " which needs the truth to know. Without a truth hits were injected into a copy.",
+    ),
+    "attention": (attention_curves, "Attention that starts from kernel PCA", CAPTION),
 }
 """Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""
 
+FACTS = (fact_tables, weight_facts, denoising_facts, attention_facts, expert_facts)
 PUBLISHED = {
     "columns": ("NMSE", "L0", "Probe R", "mAP", "Purity@16", "Cov@0.3"),
     "rows": (
@@ -148,7 +166,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
         summary=summary(evidence),
         findings=[
             {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
-            for f in (*find(evidence), *weight_findings(evidence), *expert_findings(evidence))
+            for f in _findings(evidence)
         ],
         headline=[{"label": label(m, evidence.rows), "meaning": m.meaning} for m in METRICS if m.key in HEADLINE],
         grids=[_grid(evidence, source, link) for source in evidence.sources],
@@ -157,7 +175,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
             {"name": n, "title": title, "caption": caption, "svg": Markup(themed(figures[n], n))}
             for n, (_, title, caption) in FIGURES.items()
         ],
-        facts=fact_tables(evidence) + weight_facts(evidence) + expert_facts(evidence),
+        facts=[t for tables in FACTS for t in tables(evidence)],
         manifests=[link(path) for path in siblings if path.name == "manifest.csv"],
         metrics=[{"label": m.label, "meaning": m.meaning, "direction": _direction(m)} for m in METRICS],
         published=PUBLISHED,
@@ -165,6 +183,13 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
         full=_full(evidence, link),
         downloads=[link(path) for path in [*siblings, *tables]],
     )
+
+
+def _findings(evidence: Evidence) -> Iterator[Finding]:
+    """Yield every sentence, in the order of the parts."""
+    yield from find(evidence)
+    for part in (weight_findings, denoising_findings, attention_findings, expert_findings):
+        yield from part(evidence)
 
 
 def _direction(metric: Metric) -> str:
