@@ -14,6 +14,8 @@ from records import RECORDS, by_target
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 VARYING = {"starttime", "endtime", "job_hash"}
+OF_THE_DEVICE = {"shellcmd", "conda_env"}
+"""The cluster was told ``device=auto``, this machine ``cpu``: the command says so, and the environment follows it."""
 
 
 def test_every_rule_ran_as_a_job(whole, quiet):
@@ -52,16 +54,18 @@ def test_the_artifacts_and_results_are_those_of_a_local_run(whole, quiet):
         assert (whole.checkout / name).read_bytes() == expected, name
 
 
-def test_the_records_are_those_of_a_local_run_but_for_times_and_hash(whole, quiet):
+def test_the_records_are_those_of_a_local_run_but_for_times_hash_and_device(whole, quiet):
     def records(checkout: Path) -> dict[str, dict]:
         return {out: json.loads(path.read_text()) for out, path in by_target(checkout / RECORDS).items()}
 
     ours, theirs = records(whole.checkout), records(quiet)
     assert ours.keys() == theirs.keys()
     for out, record in ours.items():
-        assert {k: v for k, v in record.items() if k not in VARYING} == {
-            k: v for k, v in theirs[out].items() if k not in VARYING
+        assert {k: v for k, v in record.items() if k not in VARYING | OF_THE_DEVICE} == {
+            k: v for k, v in theirs[out].items() if k not in VARYING | OF_THE_DEVICE
         }, out
+        without_device = [re.sub(r"--device \S+", "", r["shellcmd"] or "") for r in (record, theirs[out])]
+        assert without_device[0] == without_device[1], out
     assert "Nothing to be done" in snakemake(whole.checkout, "-n", "all", "--configfile", TINY).stdout
 
 

@@ -162,7 +162,7 @@ def test_experiments_may_share_a_source_and_add_bases(tmp_path):
     [
         ({"name": "tiny"}, "name: tiny and other are both called `tiny` and would write one report; rename one"),
         ({"seed": 1}, "sources.tiny-scenes: tiny and other share it, but draw differs in seed (0 and 1); rename one"),
-        ({"sources__tiny_scenes__layers": [1]}, "but record differs in layers ([0, 1] and [1])"),
+        ({"sources__tiny_scenes__layers": [0]}, "but record differs in layers ([1] and [0])"),
         ({"standardize": "center"}, 'but fit differs in standardize ("standard" and "center")'),
         ({"measure": {"shards_per_job": 4}}, "but measure differs in shards ([0, 1] and [0, 1, 2, 3])"),
         ({"bases": {"pca": {"kind": "pca", "whiten": True}}}, "but fit differs in basis.whiten (false and true)"),
