@@ -12,6 +12,7 @@ from recordings import record
 from safetensors import safe_open
 
 from eigenloom.bases.weights import ERROR_KEYS, ERRORS_FORMAT, ERRORS_VERSION
+from eigenloom.experts.bank import ExpertBank, save_bank
 from eigenloom.nn import moe_judging, weights
 from eigenloom.report import expert_table
 from eigenloom.sources import checkpoint_layout, spectra_edge
@@ -166,3 +167,25 @@ def test_weights_have_the_documented_keys(tmp_path):
     assert (rows["`format`"], rows["`version`"]) == (f"`{weights.FORMAT}`", str(weights.VERSION))
     assert f"`{ERRORS_FORMAT}`), `version` ({ERRORS_VERSION})" in SECTIONS["`errors.json`"]
     assert keys("`results/weights/{collection}/metrics.json`") == tuple(made_up_results.weights())
+
+
+def test_expert_bank(tmp_path):
+    found = {}
+    for codes in (torch.ones(4, 3), torch.tensor([[1.0, 0, 0]] * 4)):
+        bank = ExpertBank(
+            torch.ones(3, 2, 7),
+            codes,
+            torch.ones(4, 5, 2),
+            "tanh",
+            False,
+            "gate",
+            tuple("abcd"),
+            {"relative_error": 0.5},
+        )
+        save_bank(bank, tmp_path)
+        meta = read_json(tmp_path / "meta.json")
+        found |= meta["arrays"]
+        assert list(meta["parameters"]) == listed("Expert bank", "Parameters")
+    documented = {row[0].strip("`"): row[1].split("`")[1] for row in table("Expert bank")}
+    assert documented == {name: facts["dtype"] for name, facts in found.items()}
+    assert meta["kind"] == "expert_bank"

@@ -282,6 +282,13 @@ def test_cuda_agrees_with_the_cpu():
     assert two.metrics["relative_error"] == pytest.approx(one.metrics["relative_error"], rel=1e-5)
 
 
+def test_mps_falls_back_to_the_cpu_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(trainer_module, "resolve_device", torch.device)
+    with caplog.at_level("WARNING"):
+        assert AlternatingBankTrainer(4, 3, device="mps").device == torch.device("cpu")
+    assert "MPS has no float64" in caplog.text
+
+
 # Planted problems
 
 

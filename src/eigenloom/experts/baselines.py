@@ -44,7 +44,7 @@ def baselines(weights: object, rank: int, num_bases: int) -> list[Baseline]:
     """Return the rows that stand beside a bank of ``num_bases`` atoms of ``rank``.
 
     The SVD of every expert at ``rank`` (the lower bound, with more parameters); and with at most the bank's parameters
-    the SVD of every expert, the SVD of one stack and of ``num_bases`` contiguous stacks (MoLAE, arXiv 2503.23100), and a
+    the SVD of every expert, the SVD of one stack and of ``num_bases`` contiguous stacks (MoLAE, arXiv 2503.23100), a
     mean with low-rank differences (D2-MoE, arXiv 2502.17298, without calibration data). Those whose rank would be 0 are
     left out.
 

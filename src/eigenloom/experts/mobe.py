@@ -21,7 +21,7 @@ CHECK_EVERY = 200
 
 @dataclass(frozen=True, eq=False)
 class MoBEArm:
-    """Fields: ``bank``, ``codes``, ``adapters`` in the weights' units; ``relative_error``; ``curve``, (epoch, error)."""
+    """Fields: ``bank``, ``codes``, ``adapters`` as the weights are; ``relative_error``; ``curve``, (epoch, error)."""
 
     bank: Tensor
     codes: Tensor

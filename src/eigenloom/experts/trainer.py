@@ -1,5 +1,6 @@
 """``AlternatingBankTrainer``: a bank for every family of experts."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from eigenloom.experts.support import support_of
 from eigenloom.progress import Progress
 from eigenloom.store.snapshots import Snapshots
 
+logger = logging.getLogger("eigenloom")
 KEPT = ("accepted", "values")
 """Of a finished family in a snapshot: what its result is made from."""
 
@@ -52,6 +54,9 @@ class AlternatingBankTrainer:
             n_starts, normalize, center, ridge, seed,
         )  # fmt: skip
         self.device = resolve_device(str(device or "cpu"))
+        if self.device.type == "mps":
+            logger.warning("MPS has no float64, which the solves need; expert banks are fitted on the CPU")
+            self.device = torch.device("cpu")
         self.resume = None if resume is None else Path(resume)
         self.progress = progress
 
