@@ -17,6 +17,7 @@ from eigenloom.errors import StoreError
 from eigenloom.provenance import file_digest
 from eigenloom.store.atomic import read_json
 from eigenloom.store.recording import open_store
+from eigenloom.store.sidecar import FORMAT as RECORDING
 
 Facts = dict[str, Any]
 digest = cache(file_digest)
@@ -54,7 +55,7 @@ def problems(edge: Path, root: Path) -> Iterator[str]:
             yield f"{path}: {path.stat().st_size} bytes, expected {facts['bytes']}"
         elif digest(path) != facts["sha256"]:
             yield f"{path}: its sha256 is not the one in {edge.name}"
-    if edge.name == "store.json":
+    if document.get("format") == RECORDING:
         yield from protocol_problems(edge)
     for name, sha256 in document.get("inputs", {}).items():
         source = root / name
