@@ -10,10 +10,10 @@ from pathlib import Path
 
 from eigenloom.errors import ConfigError
 from eigenloom.experts.bank import save_bank
+from eigenloom.experts.baselines import bank_parameters
 from eigenloom.experts.checkpoint import SCOPES, ExpertCheckpoint
 from eigenloom.experts.export import export_dense
 from eigenloom.experts.settings import ACTIVATIONS, CODES, ROW_SELECTIONS, SeedingConfig, SeedingMethod
-from eigenloom.experts.sizes import parameter_share
 from eigenloom.experts.trainer import AlternatingBankTrainer
 from eigenloom.progress import Console
 from tool import run_tool
@@ -36,10 +36,10 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.families, layers=arguments.layers, scope=arguments.scope, max_experts=arguments.max_experts
     )
     for family, source in sources.items():
-        share = parameter_share(source.n_experts, source.shape, arguments.rank, arguments.num_bases)
+        n, (p, d) = source.n_experts, source.shape
+        share = bank_parameters(n, (p, d), arguments.rank, arguments.num_bases) / (n * p * d)
         warning = "" if share < 1 else "; nothing is saved: lower --rank or --num-bases"
-        print(f"{family}: {source.n_experts} experts of {source.shape[0]} x {source.shape[1]}, {share:.3f} of their"
-              f" parameters{warning}", flush=True)  # fmt: skip
+        print(f"{family}: {n} experts of {p} x {d}, {share:.3f} of their parameters{warning}", flush=True)  # fmt: skip
     banks, _ = trainer.train(sources)
     spec = {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items() if key not in NOT_KEPT}
     for family, bank in banks.items():

@@ -87,7 +87,7 @@ class ExpertSpecs:
 
     def judge_baselines(self, w: Wildcards) -> dict[str, Any]:
         """Families and sizes, whose numbers of parameters are met."""
-        return {**w, **self._sizes(w)}
+        return {**w, **self._sizes(w), "mobe_epochs": self.config["experts"][w["moe"]]["mobe_epochs"]}
 
     def tabulate_experts(self, w: Wildcards) -> dict[str, Any]:
         """The experiment's name."""

@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eigenloom.errors import StoreError
+from eigenloom.experts.baselines import bank_parameters, truncated
 from eigenloom.experts.collection import load_banks, save_banks
 from eigenloom.experts.costs import operations_of, seeding_operations
-from eigenloom.experts.factorisations import equal_sizes, mean_and_delta, stacked, truncated, truncated_together
+from eigenloom.experts.factorisations import equal_sizes, mean_and_delta, stacked, truncated_together
 from eigenloom.experts.settings import SeedingConfig, SeedingMethod
-from eigenloom.experts.sizes import parameter_share
 from eigenloom.experts.trainer import AlternatingBankTrainer
 
 W = torch.randn(6, 5, 9, generator=torch.Generator().manual_seed(2))
@@ -37,7 +37,7 @@ def test_banks_survive_the_disk(tmp_path):
         assert torch.equal(again.reconstruct(), bank.reconstruct())
         assert (again.family, again.expert_names, again.shape) == (bank.family, bank.expert_names, bank.shape)
         assert again.metrics["relative_error"] == bank.metrics["relative_error"]
-        assert again.saving == pytest.approx(parameter_share(6, bank.shape, 3, 2))
+        assert again.saving == pytest.approx(bank_parameters(6, bank.shape, 3, 2) / (6 * 5 * bank.shape[1]))
     arrays = tmp_path / "a/arrays.safetensors"
     save_file({name: t for name, t in load_file(arrays).items() if not name.endswith("gate.codes")}, arrays)
     with pytest.raises(StoreError):

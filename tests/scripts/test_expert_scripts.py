@@ -48,8 +48,8 @@ def made(tmp_path_factory):
         banks = run(fit_bank, root / "artifacts/m/b/meta.json", spec, trainings=trainings)
         judged = run(judge_bank, root / "results/m/b/metrics.json", {"moe": "m", "bank": "b"}, banks=[banks],
                      trainings=trainings)  # fmt: skip
-        baselines = run(judge_baselines, root / "results/m/baselines/metrics.json",
-                        {"moe": "m", "families": ["gate", "up"], "sizes": SIZES}, trainings=trainings)  # fmt: skip
+        spec = {"moe": "m", "families": ["gate", "up"], "sizes": SIZES, "mobe_epochs": 3}
+        baselines = run(judge_baselines, root / "results/m/baselines/metrics.json", spec, trainings=trainings)
         table = run(
             tabulate_experts, root / "results/tables/x/experts.json", {"name": "x"}, metrics=[judged, baselines]
         )
@@ -106,6 +106,8 @@ def test_baselines_and_controls_have_their_floors(made):
                 rows[name, size, seed] for name in ("truncated SVD", "stacked SVD", "grouped SVD", "mean and delta")
             ]
             assert all(row["relative_error"] > bound["relative_error"] for row in others)
+            rival = rows["MoBE, tanh, 3 epochs", size, seed]
+            assert bound["relative_error"] < rival["relative_error"] < 2
             share = 3 / 12 + int(size[-1]) / 8 * 3 / 6 + int(size[-1]) / 72
             assert all(0.6 * share < row["parameters"] <= share for row in others)
 
@@ -113,7 +115,7 @@ def test_baselines_and_controls_have_their_floors(made):
 def test_the_table_holds_both(made):
     *_, table = made
     document = json.loads(table.read_text())
-    assert len(document["rows"]) == 2 + 2 * 5 + 3
+    assert len(document["rows"]) == 2 + 2 * 6 + 3
     assert document["seedings"]["m"]["b"]["method"] == "hybrid"
     assert document["seedings"]["m"]["b"]["operations"]["r03-m03"] > 0
     assert table.with_name("experts.csv").read_text().count("\n") == 1 + len(document["rows"])

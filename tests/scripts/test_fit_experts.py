@@ -12,7 +12,6 @@ from moe_checkpoints import checkpoint, single
 
 from eigenloom.experts.bank import load_bank
 from eigenloom.experts.checkpoint import ExpertCheckpoint
-from eigenloom.experts.sizes import parameter_share
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +35,7 @@ def test_banks_are_fitted_and_exported(source, tmp_path):
     out, dense = tmp_path / "banks", tmp_path / "dense"
     words = [source, "--out", out, "--rank", 3, "--num-bases", 2, "--steps", 3, "--polish-evals", 10]
     said = tool(*words, "--seeding-method", "hybrid", "--export", dense)
-    share = parameter_share(8, (6, 10), 3, 2)
+    share = 3 / 10 + 2 / 8 * 3 / 6 + 2 / 60
     assert f"gate: 8 experts of 6 x 10, {share:.3f} of their parameters\n" in said
     assert f"{dense}: exported" in said
     assert sorted(path.name for path in out.iterdir()) == ["gate", "up"]

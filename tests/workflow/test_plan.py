@@ -257,6 +257,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{W}/n_images": (100, {"rebuild"}),
     f"{X}/seeds": ([0, 1, 2, 3, 5], {"train_moe"}),  # banks see it by their inputs
     f"{X}/families": (["up"], {"fit_bank", "judge_baselines"}),
+    f"{X}/mobe_epochs": (5, {"judge_baselines"}),
     f"{X}/sizes": ([[16, 8]], {"fit_bank", "judge_baselines"}),
     **{
         f"{X}/model/{key}": (value, {"train_moe"})

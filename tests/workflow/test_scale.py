@@ -75,11 +75,11 @@ def test_every_job_is_counted_once_and_gpus_take_what_profits(plan):
 def test_banks_by_hand():
     plan = Plan(load(ROOT / "config.yaml"))
     assert WORK["train_moe"](plan, {"moe": "digits-moe", "training": "seed-0"}) == Work(
-        6.0 * 3 * 32 * 32 * 64 * 400 * 128, written=4.0 * 3 * 32 * 32 * 64
+        6.0 * 3 * 32 * 32 * 64 * 600 * 128, written=4.0 * 3 * 32 * 32 * 64
     )
     work = WORK["fit_bank"](plan, {"moe": "digits-moe", "bank": "svd"})
     products = sum(4 * 32 * r * 64 * (32 + r + m) for r, m in ((8, 8), (16, 8), (16, 16)))
-    assert work.flops == 5 * 2 * products * (80 + 10 * 8)
+    assert work.flops == 5 * 2 * products * (100 + 10 * 10)
     assert work.written == 4 * 10 * sum(32 * 32 * r + m * (r * 64 + 32) for r, m in ((8, 8), (16, 8), (16, 16)))
 
 

@@ -1,4 +1,4 @@
-"""What a bank is compared with: factorisations of the same experts, at the bank's number of parameters where they can.
+"""Experts rebuilt from what a bank is compared with, so that networks can be judged with them; errors: ``baselines``.
 
 Each function takes ``weights [E, p, d]`` and returns their reconstruction, float32 of the same shape. They are the best
 of their kind in the Frobenius norm (Eckart & Young 1936).
@@ -6,12 +6,6 @@ of their kind in the Frobenius norm (Eckart & Young 1936).
 
 import torch
 from torch import Tensor
-
-
-def truncated(weights: Tensor, rank: int) -> Tensor:
-    """Cut the SVD of every expert: ``E r (p + d)`` parameters; at a bank's rank no bank has less error."""
-    u, s, vt = torch.linalg.svd(weights.double(), full_matrices=False)
-    return (u[..., :rank] * s[:, None, :rank] @ vt[:, :rank]).float()
 
 
 def truncated_together(weights: Tensor, n_values: int) -> Tensor:
