@@ -5,7 +5,7 @@ from made_up_results import weights
 
 from eigenloom.errors import StoreError
 from eigenloom.report.evidence import Evidence, gather
-from eigenloom.report.page import render
+from eigenloom.report.page import FIGURES, render
 from eigenloom.report.weights import NOTHING, weight_curves, weight_facts, weight_findings, weight_paths
 from eigenloom.store.atomic import write_json
 
@@ -85,9 +85,7 @@ def test_a_page_with_weights_names_them(tmp_path):
     path = tmp_path / "results/weights/c/metrics.json"
     write_json(path, weights())
     evidence = gather(weights=[path])
-    figures = dict.fromkeys(
-        ("nmse_l0", "layers", "classes", "utilisation", "history", "weights", "weight_paths"), weight_paths(evidence)
-    )
+    figures = dict.fromkeys(FIGURES, weight_paths(evidence))
     page = render("t", evidence, figures, tmp_path, [])
     assert "Weights, c: held-out checkpoints rebuilt" in page
     write_json(path, {"format": "other"})
