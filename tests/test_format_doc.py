@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import made_up_results
 import pytest
 import torch
@@ -12,10 +13,11 @@ from recordings import record
 from safetensors import safe_open
 
 from eigenloom.bases.weights import ERROR_KEYS, ERRORS_FORMAT, ERRORS_VERSION
+from eigenloom.evaluation import arms
 from eigenloom.experts.bank import ExpertBank, save_bank
 from eigenloom.nn import moe_judging, weights
 from eigenloom.report import expert_table
-from eigenloom.sources import checkpoint_layout, spectra_edge
+from eigenloom.sources import checkpoint_layout, denoising, simulated_spectra, spectra_edge
 from eigenloom.sources.checkpoints import Checkpoints
 from eigenloom.sources.simulated_spectra import BLOCK_ROWS, UNITS
 from eigenloom.sources.survey_keys import SurveyKeys
@@ -93,6 +95,26 @@ def test_surveys_have_the_documented_keys():
     labels = re.search(r"its labels are (.*?)\.", SECTIONS["Survey of spectra"], re.S)[1]
     assert re.findall("`([^`]+)`", labels) == list(UNITS)
     assert f"blocks of {BLOCK_ROWS};" in SECTIONS["Survey of spectra"]
+
+
+def test_denoised_surveys_have_the_documented_parts(tmp_path):
+    simulated_spectra.write_survey(tmp_path / "s.h5", simulated_spectra.SurveyStyle(n_pixels=16), 0, 40)
+    denoising.denoise_survey(tmp_path / "s.h5", tmp_path / "s.pcp.h5")
+    with h5py.File(tmp_path / "s.pcp.h5") as file:
+        found = {f"pcp/{name}": item for name, item in file["pcp"].items() if name != "sparse"}
+        found |= {f"pcp/sparse/{name}": item for name, item in file["pcp/sparse"].items()}
+        documented = {row[0].strip("`"): row[1] for row in table("Denoised survey")}
+        assert documented.keys() == found.keys()
+        for name, item in found.items():
+            assert documented[name].startswith(f"`{item.dtype.str.removeprefix('|')}")
+        attributes = re.findall(r"(?m)^\| `([a-z_0-9]+)` \|", SECTIONS["Denoised survey"])
+        assert set(attributes) == set(file.attrs)
+
+
+def test_arms_have_the_documented_keys():
+    rows = {row[0]: row[1] for row in table("Arms of attention")}
+    assert (rows["`format`"], rows["`version`"]) == (f"`{arms.FORMAT}`", str(arms.VERSION))
+    assert f"(`{arms.TABLE_FORMAT}` version {arms.VERSION})" in SECTIONS["Arms of attention"]
 
 
 def test_artifacts_have_the_documented_keys(tmp_path):

@@ -24,6 +24,7 @@ _EXPORTS = {
     "ArrayRows": "eigenloom.sources.arrays",
     "ActivationRows": "eigenloom.sources.activations",
     "Hdf5Rows": "eigenloom.sources.hdf5",
+    "PatchRows": "eigenloom.sources.patches",
     "SpectraRows": "eigenloom.sources.spectra",
     "Moments": "eigenloom.moments",
     "pcp": "eigenloom.linalg.pcp",

@@ -109,9 +109,7 @@ def _noises(ax: Any, source: str, table: Document) -> None:
     most = max(c["n_train"] for c in table["conditions"])
     for arm in table["arms"]:
         _line(ax, table, arm, [(c["noise"], c["arms"][arm]) for c in table["conditions"] if c["n_train"] == most])
-    ax.set(
-        title=f"{source}: by noise, {most} training spectra", xlabel="noise, in units of training", ylabel="final NMSE"
-    )
+    ax.set(title=f"{source}: by noise, {most} spectra", xlabel="noise, in units of training", ylabel="final NMSE")
 
 
 def _line(ax: Any, table: Document, arm: str, points: list[tuple[float, Document]]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from eigenloom.evaluation.denoising import AMPLITUDES
-from eigenloom.report.drawing import GRID, INK, MUTED, SERIES, WIDTH, empty, legend, panels, styled, svg
+from eigenloom.report.drawing import GRID, INK, MUTED, SERIES, WIDTH, colour, empty, legend, panels, styled, svg
 from eigenloom.report.evidence import Evidence
 from eigenloom.report.findings import Finding, compare
 from eigenloom.report.tables import number
@@ -57,13 +57,16 @@ def denoising_scores(evidence: Evidence) -> str:
             methods = document.get("methods", [])
             _gains(gains, source, methods)
             edges = range(len(AMPLITUDES))
-            for method in methods or [{"method": "injected hits", **document["injected"]}]:
+            judged = methods or [{"method": "injected hits", **document["injected"]}]
+            names = [method["method"] for method in judged]
+            for method in judged:
                 ours = method["method"] in ("pcp", "injected hits")
-                style = {"color": LOW, "linewidth": 2.2, "zorder": 4} if ours else {"linewidth": 1.0}
+                style: dict[str, Any] = {"linewidth": 2.2, "zorder": 4} if ours else {"linewidth": 1.0}
                 values = [np.nan if value is None else value for value in method["recall"]]
-                recalls.plot(edges, values, marker="o", label=method["method"], **style)
-            names = [f"{a:g} to {b:g}" for a, b in pairwise(AMPLITUDES)]
-            recalls.set_xticks(edges, [*names, f"above {AMPLITUDES[-1]:g}"])
+                color = colour(names, method["method"])
+                recalls.plot(edges, values, marker="o", color=color, label=method["method"], **style)
+            bins = [f"{a:g} to {b:g}" for a, b in pairwise(AMPLITUDES)]
+            recalls.set_xticks(edges, [*bins, f"above {AMPLITUDES[-1]:g}"])
             recalls.set(title=f"{source}: hits found", xlabel="height of the hit, in sigma", ylabel="recall")
             recalls.set_ylim(0, 1.03)
         legend(figure, axes)
@@ -123,7 +126,7 @@ def _spectrum(top: Any, below: Any, title: str, examples: Document, star: Docume
     hits = values["found"] > 0
     top.plot(wave, values["flux"], color=FLUX, linewidth=0.7, label="as measured")
     if "clean" in values:
-        top.plot(wave, values["clean"], color=TRUE, linewidth=1.0, label="truth")
+        top.plot(wave, values["clean"], color=TRUE, linewidth=1.0, linestyle=(0, (3, 2)), zorder=4, label="truth")
     top.plot(wave, values["low"], color=LOW, linewidth=1.2, label="low-rank part")
     top.plot(wave[hits], values["flux"][hits], "x", color=HIT, markersize=4, label="hit")
     span = np.nanpercentile(values["low"], [0, 100])
