@@ -32,7 +32,7 @@ def main(job: Job) -> None:
                 seconds[size] = round(time.perf_counter() - started, 4)
             trainer = AlternatingBankTrainer(
                 rank, num_bases, seeding_config=seeding, seed=spec["seed"], device=resolve_device(job.device),
-                progress=console, **spec["trainer"],
+                progress=console, resume=job.snapshot.with_stem(f"{size}-{edge.parent.name}"), **spec["trainer"],
             )  # fmt: skip
             fitted, _ = trainer.train(sources)
             banks |= {f"{size}.{edge.parent.name}.{family}": bank for family, bank in fitted.items()}

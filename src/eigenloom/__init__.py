@@ -39,6 +39,8 @@ _EXPORTS = {
     "spectra_shape": "eigenloom.optim.shape",
     "orthogonalize": "eigenloom.linalg.orthogonalize",
     "AlternatingBankTrainer": "eigenloom.experts.trainer",
+    "ExpertCheckpoint": "eigenloom.experts.checkpoint",
+    "export_dense": "eigenloom.experts.export",
     "ExpertBank": "eigenloom.experts.bank",
     "ExpertSource": "eigenloom.experts.source",
     "Normalizer": "eigenloom.experts.normalizer",

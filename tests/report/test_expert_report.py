@@ -73,6 +73,7 @@ def test_figures_show_every_method_and_facts_every_row():
     for label in ("ts-pca", "slow", "truncated SVD", "as trained", "million operations"):
         assert f">{label}<" in curves or label in curves
     assert "r16-m08, gate: ts-pca" in per_expert
+    assert "<image" not in curves + per_expert
     (facts,) = expert_facts(found)
     assert len(facts["rows"]) == 8
     assert facts["rows"][1][:5] == ["m", "r16-m08", "ts-pca", "0.379", "0.600 ± 0.025"]

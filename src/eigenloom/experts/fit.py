@@ -51,12 +51,6 @@ class FamilyFit:
         """Whether nothing is left to do."""
         return self.phase == "done"
 
-    @property
-    def progress(self) -> tuple[int, float]:
-        """Evaluations of the run under way, and the relative error accepted so far."""
-        at = self._runs[self._index].descent.evaluations if self._runs else self._sweep
-        return at, (self.accepted[0] / self.total) ** 0.5 if self.total else 0.0
-
     def advance(self) -> None:
         """Do one sweep, or one step of a descent."""
         if self.phase == "sweeps":

@@ -19,6 +19,8 @@ NOTHING = "No experts were compressed in this run."
 EQUAL = "truncated SVD"
 """The baseline that a bank has to beat: truncated SVD of every expert, at the bank's number of parameters."""
 DENSE = "dense"
+SHADES = 40
+"""Of the map; from 50 on matplotlib would draw the scale beside it as pixels."""
 DROP = 0.01
 """Accuracy that a bank may cost."""
 DASHES: tuple[Any, ...] = ((0, (3, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)), (0, (6, 2)), (0, (2, 3)))
@@ -55,7 +57,7 @@ def expert_map(evidence: Evidence) -> str:
     moes = _networks(evidence)
     if not moes:
         return empty(NOTHING)
-    shade = LinearSegmentedColormap.from_list("errors", [PAPER, SERIES[0]])
+    shade = LinearSegmentedColormap.from_list("errors", [PAPER, SERIES[0]], N=SHADES)
     with styled():
         figure, axes = panels(len(moes), 1, height=2.2)
         for ax, (moe, table) in zip(axes, moes.items(), strict=True):
