@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eigenloom.sources.simulated_spectra import SurveyStyle, write_survey
+
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = {
     "seed": 0, "source": "s", "split": "fit_train", "n_examples": 300, "first": 0,
@@ -50,3 +52,21 @@ def test_one_sentence_and_nothing_half_written(mount, options, words):
     assert sentence.startswith("error: ")
     assert words in sentence
     assert [path for path in place.rglob("*") if path.is_file()] == []
+
+
+def test_a_disk_too_small_for_a_denoised_survey(mount, tmp_path):
+    write_survey(tmp_path / "survey.h5", SurveyStyle(n_pixels=128), 0, 300)
+    place = mount("size=400k")
+    out = place / "artifacts/s/denoised/meta.json"
+    spec = {
+        "seed": 0, "source": "s", "bad_pixels": "refuse", "denoise": {},
+        "spectra": {"kind": "hdf5", "path": str(tmp_path / "survey.h5")},
+    }  # fmt: skip
+    command = [sys.executable, str(ROOT / "scripts/denoise.py"), "--spec", json.dumps(spec), "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "no space left on the device" in sentence.lower()
+    assert "Traceback" not in done.stderr
+    assert [path for path in out.parent.rglob("*") if path.is_file()] == []

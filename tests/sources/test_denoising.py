@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from peak_memory import peak_mb
 
 from eigenloom.errors import ConfigError, DataError, StoreError
 from eigenloom.provenance import file_digest
@@ -200,6 +201,28 @@ def test_a_disk_that_is_full_while_iterating(survey, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="No space left on device"):
         denoise_survey(survey, tmp_path / "o.h5")
     assert not (tmp_path / "o.h5").exists()
+
+
+def test_memory_does_not_grow_with_the_survey(tmp_path):
+    """Out of core: 20 MB more of flux, and as much of every other array, add less than half of one."""
+    code = """
+        import sys
+        import torch
+        from eigenloom.sources.denoising import Pursuit, denoise_survey
+        torch.set_num_threads(1)
+        denoise_survey(sys.argv[1], sys.argv[1] + ".out", Pursuit(max_iter=3, rank_guess=4), in_memory=False)
+    """
+    peaks = []
+    for n in (5000, 15000):
+        with h5py.File(tmp_path / f"{n}.h5", "w") as file:
+            rng = np.random.default_rng(0)
+            low = 1 + 0.1 * rng.standard_normal((n, 2)).astype(np.float32) @ rng.standard_normal(
+                (2, 512), dtype=np.float32
+            )
+            file[FLUX] = low + 0.01 * rng.standard_normal(low.shape, dtype=np.float32)
+            file[ERROR] = np.full(low.shape, 0.01, np.float32)
+        peaks.append(peak_mb(textwrap.dedent(code), tmp_path / f"{n}.h5"))
+    assert peaks[1] - peaks[0] < 8
 
 
 def test_the_default_style_is_denoised_to_its_targets(tmp_path):

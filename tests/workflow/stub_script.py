@@ -17,6 +17,10 @@ BESIDE = {
     "train": ["config.json", "model.safetensors", "history.csv", "run.json"],
     "simulate": ["survey.h5", "run.json"],
     "list_spectra": ["rows.npy", "wavelength.npy", "run.json"],
+    "denoise": ["survey.pcp.h5", "run.json"],
+    "score_denoised": ["examples.json"],
+    "fit_patches": ARTIFACT,
+    "compare_arms": ["table.csv", "table.md"],
     "record": ["acts0{number}.bin", "{stem}.run.json"],
     "record_spectra": ["acts0{number}.bin", "{stem}.run.json"],
     "label": ["labels.bin", "labels.run.json"],
@@ -40,6 +44,9 @@ BESIDE = {
         "weight_paths.svg",
         "experts.svg",
         "expert_map.svg",
+        "denoised.svg",
+        "denoising.svg",
+        "attention.svg",
     ],
     "decompose": [*ARTIFACT, "components.npy", "mean.npy", "layout.json", "errors.json"],
     "rebuild": ["curve.csv"],
@@ -61,6 +68,8 @@ def siblings(script: str, spec: dict[str, Any]) -> list[str]:
         return [*arrays, "{stem}.stats.safetensors", "{stem}.run.json"]
     if script == "train":
         return BESIDE[script] + [f"snapshot-{i:02d}.safetensors" for i in range(1, spec["snapshots"] + 1)]
+    if script == "train_arms":
+        return [f"{arm}.json" for arm in spec["arms"] if arm != "cold"]
     return BESIDE[script]
 
 

@@ -155,7 +155,7 @@ def test_a_gpu_is_asked_for_where_it_pays(fresh):
     }  # fmt: skip
     for rule in ("train", "record", "measure", "encode_label", "encode_topk", "evaluate", "probe"):
         assert set(asked[rule]) == {"1"}, rule
-    spectra = ("simulate", "list_spectra", "record_spectra", "label_spectra")
+    spectra = ("simulate", "list_spectra", "record_spectra", "label_spectra", "denoise", "train_arms", "compare_arms")
     for rule in ("draw", "label", *spectra, "join_store", "join_moments", "join_codes", "score", "tabulate", "render"):
         assert set(asked[rule]) == {"0"}, rule
 
@@ -235,6 +235,11 @@ def test_an_edit_of_spectra_plans_what_follows_from_them_alone(project):
     assert of(planned, "simulate") == {"artifacts/tiny-stars/spectra/meta.json"}
     assert rules(planned) >= {
         "list_spectra",
+        "denoise",
+        "score_denoised",
+        "fit_patches",
+        "train_arms",
+        "compare_arms",
         "record_spectra",
         "label_spectra",
         "join_store",

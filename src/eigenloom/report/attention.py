@@ -5,7 +5,7 @@ from typing import Any
 
 from eigenloom.evaluation.arms import LEAST_SEEDS
 from eigenloom.evaluation.arms import NOTHING as NO_BENEFIT
-from eigenloom.report.drawing import MUTED, colour, empty, legend, panels, plain_log, styled, svg
+from eigenloom.report.drawing import MUTED, colour, empty, legend, panels, styled, svg
 from eigenloom.report.evidence import Evidence
 from eigenloom.report.findings import Finding
 from eigenloom.report.tables import number
@@ -100,7 +100,8 @@ def _sizes(ax: Any, source: str, table: Document) -> None:
     for arm in table["arms"]:
         _line(ax, table, arm, [(c["n_train"], c["arms"][arm]) for c in chosen])
     ax.set_xscale("log")
-    plain_log(ax.xaxis)
+    ax.set_xticks([c["n_train"] for c in chosen], [str(c["n_train"]) for c in chosen])
+    ax.minorticks_off()
     ax.set(title=f"{source}: by training spectra", xlabel="training spectra", ylabel="final NMSE")
 
 

@@ -4,7 +4,10 @@ The result is again a survey, in the same layout (``docs/format.md``), written b
 all. ``pursuit`` says how spectra are split.
 """
 
+import errno
 import logging
+import mmap
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +31,9 @@ from eigenloom.store.hdf5_reading import MatrixReader
 SPARSE, HITS, MEDIAN = "pcp/sparse", "pcp/hits", "pcp/median"
 IN_MEMORY = 1 << 28
 """Bytes of a flux array up to which it is decomposed in memory."""
-MEDIAN_ROWS = 8192
+MEDIAN_NUMBERS = 1 << 21
+"""Flux values whose column median is subtracted: all spectra, or seeded ones where there are more."""
+SLACK_BYTES = 1 << 18
 logger = logging.getLogger("eigenloom")
 
 
@@ -52,7 +57,7 @@ def denoise_survey(
         survey: opened, or the path of one in the default layout.
         out: HDF5 file, ``{stem}.pcp.h5`` by habit; an older one stays until the new one is whole.
         pursuit: how; ``Pursuit()`` by default.
-        seed: of the solver's starts and of the spectra whose median is subtracted (all, up to 8192).
+        seed: of the solver's starts and of the spectra whose median is subtracted (all, up to 2M values).
         bad_pixels: ``refuse`` them, or ``mask``: weight 0.
         work: folder for unfinished work; beside ``out`` by default. It is removed at the end.
         in_memory: whether the flux is held in memory; None decides by its size.
@@ -88,7 +93,7 @@ def denoise_survey(
             low, sparse, history = pcp(x, **options(pursuit, (n, m), weights, seed), out=work, resume=work / "state")
         facts = _facts(history, pursuit, digest or file_digest(survey.path), bad)
         parts = _blocks(survey, pursuit, (low, sparse), scale, median, history["noise_std"])
-        hits = _write(survey, out, parts, median, facts)
+        hits = _write(survey, out, parts, median, facts, history["nnz"][-1] if history["nnz"] else 0)
     del low, sparse
     for name in ("L.npy", "S.npy"):
         (work / name).unlink(missing_ok=True)
@@ -119,9 +124,9 @@ def _scales(survey: Survey) -> np.ndarray:
 
 
 def _sampled_median(survey: Survey, seed: int) -> np.ndarray:
-    """Return the median of the good pixels of all spectra, or of 8192 seeded ones, ``[m]``."""
+    """Return the median of the good pixels of all spectra, or of seeded ones, ``[m]``."""
     order = torch.randperm(survey.n_spectra, generator=generator(seed, "reservoir"))
-    rows = np.sort(order[:MEDIAN_ROWS].numpy())
+    rows = np.sort(order[: max(1, MEDIAN_NUMBERS // survey.n_pixels)].numpy())
     flux = np.empty((len(rows), survey.n_pixels), np.float32)
     with MatrixReader(survey.flux, rows) as reader:
         reader.read(0, flux)
@@ -170,6 +175,8 @@ def _blocks(
             if error_reader is not None:
                 error_reader.read(rows.start, sigma)
             low, sparse = ((part[rows] * scale[rows, None]).astype(np.float32) for part in parts)
+            for part in parts:
+                _forget(part)
             low += median
             good = np.isfinite(flux) & np.isfinite(sigma) & (sigma > 0)
             residual = np.divide(flux - low, sigma, out=np.full_like(flux, np.nan), where=good)
@@ -182,9 +189,11 @@ def _write(
     parts: Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]],
     median: np.ndarray,
     facts: Mapping[str, Any],
+    n_entries: int,
 ) -> int:
-    """Write the file; return the number of hits."""
+    """Write the file, whose sparse part has ``n_entries``; return the number of hits."""
     keys, n_hits = survey.keys, 0
+    _refuse_full(out, survey.n_spectra * (survey.n_pixels * 5 + 256) + n_entries * 8 + SLACK_BYTES)
     with atomic_path(out) as partial, explained(out), h5py.File(partial, "w", locking=False) as file:
         for name, value in facts.items():
             file.attrs[name] = value
@@ -208,9 +217,28 @@ def _write(
     return n_hits
 
 
+def _refuse_full(path: Path, size: int) -> None:
+    """Refuse to begin a file that has no room: HDF5 does not survive a disk that fills up while it writes.
+
+    Raises:
+        StoreError: less than ``size`` bytes are free.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, "")
+
+
+def _forget(array: np.ndarray) -> None:
+    """Let the system reclaim the pages of a memory map that has been read."""
+    if isinstance(array, np.memmap):
+        pages: Any = array._mmap  # type: ignore[attr-defined]
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
 def _growing(file: h5py.File, name: str, dtype: str) -> h5py.Dataset:
     """Make an empty data set that grows."""
-    return file.create_dataset(f"{SPARSE}/{name}", 0, dtype, maxshape=(None,), chunks=(1 << 16,))
+    return file.create_dataset(f"{SPARSE}/{name}", 0, dtype, maxshape=(None,), chunks=(1 << 14,))
 
 
 def _copy_labels(survey: Survey, target: h5py.File) -> None:
