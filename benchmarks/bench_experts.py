@@ -19,7 +19,7 @@ from eigenloom.experts.warm_start import seed_bank
 
 RANK, BASES = 32, 8
 QUICK = {"n_starts": 1, "n_sweeps": 10, "polish_evals": 400}
-"""A budget that costs about a quarter of the rival's time."""
+"""A budget that costs some two fifths of the time of the rival."""
 
 
 def run(full: bool) -> list[dict[str, Any]]:
