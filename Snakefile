@@ -18,6 +18,7 @@ include: "workflow/rules/encode.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/probe.smk"
+include: "workflow/rules/optimizers.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/records.smk"
 

@@ -5,7 +5,7 @@ from eigenloom.report.page import draw, render
 from eigenloom.store.atomic import write_text
 from job import Job, run
 
-EDGES = ("tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights")
+EDGES = ("tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights", "races")
 
 
 def main(job: Job) -> None:

@@ -31,6 +31,7 @@ rule render:
         models=outputs("train", "meta"),
         spectra=outputs("list_spectra", "meta"),
         weights=outputs("rebuild", "metrics"),
+        races=outputs("race", "race"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -40,6 +41,7 @@ rule render:
         history=figure("reports/{name}/history.svg"),
         weights=figure("reports/{name}/weights.svg"),
         weight_paths=figure("reports/{name}/weight_paths.svg"),
+        optimizers=figure("reports/{name}/optimizers.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -50,4 +52,6 @@ rule render:
     params:
         spec=spec_for("render"),
     shell:
-        command("render", "page", "tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights")
+        command(
+            "render", "page", "tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights", "races"
+        )

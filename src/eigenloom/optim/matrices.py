@@ -34,7 +34,7 @@ def matrix_state(group: Mapping[str, Any]) -> dict[Tensor, dict[str, Tensor]]:
         if shape.rank:
             side = shape.a if group["ritz"] else shape.b
             start = start_basis(side, shape.tracked, group["seed"], number)
-            state[owner][f"basis_{number}"] = start.to(state[owner]["momentum_buffer"])
+            state[owner][f"basis_{number}"] = start.to(state[owner]["momentum_buffer"]).contiguous()
     return state
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from eigenloom.errors import StoreError
 from eigenloom.provenance import text_digest
+from eigenloom.report.races import Entry, read_races
 from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
 from eigenloom.sources.spectra_edge import read_spectra_edge
@@ -56,6 +57,7 @@ class Evidence:
     models: Mapping[str, Model] = field(default_factory=dict)
     spectra: Mapping[str, list[Document]] = field(default_factory=dict)
     weights: Mapping[str, Document] = field(default_factory=dict)
+    races: Sequence[Entry] = ()
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -105,6 +107,7 @@ def gather(
     models: Iterable[Path] = (),
     spectra: Iterable[Path] = (),
     weights: Iterable[Path] = (),
+    races: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -124,6 +127,7 @@ def gather(
         models={path.parts[-3]: _model(path) for path in sorted(models)},
         spectra=splits,
         weights={path.parts[-2]: _weights(path) for path in sorted(weights)},
+        races=read_races(races),
     )
 
 
