@@ -20,6 +20,7 @@ include: "workflow/rules/weights.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/probe.smk"
 include: "workflow/rules/experts.smk"
+include: "workflow/rules/optimizers.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/records.smk"
 

@@ -5,7 +5,19 @@ from eigenloom.report.page import draw, render
 from eigenloom.store.atomic import write_text
 from job import Job, run
 
-EDGES = ("tables", "metrics", "reconstructions", "bases", "models", "spectra", "weights", "experts", "denoised", "arms")
+EDGES = (
+    "tables",
+    "metrics",
+    "reconstructions",
+    "bases",
+    "models",
+    "spectra",
+    "weights",
+    "experts",
+    "denoised",
+    "arms",
+    "races",
+)
 
 
 def main(job: Job) -> None:

@@ -2,23 +2,32 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from eigenloom.batches import resolve_device
 from eigenloom.nn.checkpoint import ARCHITECTURE, FORMAT, VERSION, describe, write_model
 from eigenloom.nn.patch_data import LabelledPatches
 from eigenloom.nn.segmentation import check_bar, judge
-from eigenloom.nn.training import Schedule, adamw, train, write_history
+from eigenloom.nn.training import MakeOptimizer, Schedule, adamw, train, write_history
 from eigenloom.nn.trajectory import Trajectory, snapshot_steps
 from eigenloom.nn.vit import SmallViT, ViTConfig
+from eigenloom.optim.spectra_teon import SpectraTEON
 from eigenloom.progress import Console
 from eigenloom.sources.images import open_images
 from eigenloom.sources.preprocess import Preprocess
 from eigenloom.store.atomic import explained, write_json
 from job import Job, run
 
-OPTIMIZERS = {"adamw": adamw}
+
+def spectra_teon(lr: float, **keys: Any) -> MakeOptimizer:
+    """Return a factory of SpectraTEON, every parameter routed."""
+    return lambda module: SpectraTEON.from_model(module, lr, **keys)
+
+
+OPTIMIZERS: dict[str, Callable[..., MakeOptimizer]] = {"adamw": adamw, "spectra_teon": spectra_teon}
 
 
 def main(job: Job) -> None:

@@ -18,7 +18,7 @@ def contradictions(config: Config) -> list[str]:
     if lines:
         return lines
     plan = Plan(config)
-    lines += [*_trainings(config), *expert_contradictions(config)]
+    lines += [*_trainings(config), *expert_contradictions(config), *_race(config)]
     for source in plan.sources.values():
         lines += source.contradictions()
     return lines or list(_sizes(plan))
@@ -75,6 +75,19 @@ def _collection(entry: Config, n_snapshots: int, at: str) -> Iterator[str]:
         yield f"{at}.k: {max(entry['k'])} is more than n_components, {entry['n_components']}"
     if entry["block_size"] & (entry["block_size"] - 1):
         yield f"{at}.block_size: {entry['block_size']} is no power of two"
+
+
+def _race(config: Config) -> Iterator[str]:
+    """A race on the images of a source that trains no network, or longer windows than races."""
+    race = config["optimizers"]
+    trained = [n for n, s in config["sources"].items() if s.get("model", {}).get("kind") == "vit"]
+    if race["entries"] and race["source"] not in trained:
+        known = ", ".join(trained) or "none"
+        yield f"optimizers.source: `{race['source']}` trains no network; sources that do: {known}"
+    for name in ("reduced", "full"):
+        for key in ("warmup", "window"):
+            if race[name][key] > race[name]["steps"]:
+                yield f"optimizers.{name}.{key}: {race[name][key]} is more than the {race[name]['steps']} steps"
 
 
 def _bases(config: Config) -> Iterator[str]:

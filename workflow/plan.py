@@ -39,6 +39,7 @@ FAMILIES = {
     "codes": ("encode_label", "encode_topk", "encode_dense", "join_codes"),
     "probes": ("probe",),
     "metrics": ("evaluate", "score"),
+    "optimizers": ("race",),
     "report": ("tabulate", "render"),
 }  # fmt: skip
 """Family, which is also the name of a target -> the rules that make its files."""
@@ -262,6 +263,21 @@ class Plan(ExpertJobs):
 
     def _score(self, rule: str) -> Iterator[Wildcards]:
         return (w for w in self._probe(rule) if w["basis"] in self.config["bases"])
+
+    def _race(self, _rule: str) -> Iterator[Wildcards]:
+        return self.races("reduced")
+
+    def _race_full(self, _rule: str) -> Iterator[Wildcards]:
+        return self.races("full")
+
+    def races(self, name: str) -> Iterator[Wildcards]:
+        """Yield the wildcards of every optimizer on every task of the ``reduced`` or the ``full`` race."""
+        race = self.config["optimizers"]
+        for task in race[name]["tasks"]:
+            yield from ({"source": race["source"], "task": task, "entry": entry} for entry in race["entries"])
+
+    def _rank_full(self, _rule: str) -> Iterator[Wildcards]:
+        return iter([{"source": source} for source in dict.fromkeys(w["source"] for w in self.races("full"))])
 
     def _tabulate(self, _rule: str) -> Iterator[Wildcards]:
         yield {"name": self.config["name"]}

@@ -23,6 +23,8 @@ SCRIPTS = {
     "list_images": "prepare",
     "train_run": "train",
     "tabulate": "write_tables",
+    "race_full": "race",
+    "rank_full": "rank",
 } | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
 SCRIPTS |= {f"{rule}_full": rule for rule in ("simulate", "fit_patches", "train_arms", "compare_arms")}
 """Rules whose script has another name."""
@@ -243,6 +245,18 @@ class Specs(ExpertSpecs):
         """Whose result it is."""
         return dict(w)
 
+    def race(self, w: Wildcards) -> dict[str, Any]:
+        """One optimizer on one task, at rates that an earlier sweep found."""
+        return self._race(w, "reduced")
+
+    def race_full(self, w: Wildcards) -> dict[str, Any]:
+        """The same, rates swept first."""
+        return self._race(w, "full")
+
+    def rank_full(self, w: Wildcards) -> dict[str, Any]:
+        """Whose race it is."""
+        return dict(w)
+
     def tabulate(self, w: Wildcards) -> dict[str, Any]:
         """The experiment's name."""
         return dict(w)
@@ -264,6 +278,21 @@ class Specs(ExpertSpecs):
         entry = self.plan.collections[w["collection"]]
         held_out = held_out_places(self.config["weights"]["snapshots"], entry["held_out"])
         return {"seed": self.config["seed"], **w, "held_out": held_out, **{key: entry[key] for key in keys}}
+
+    def _race(self, w: Wildcards, name: str) -> dict[str, Any]:
+        """Task, contestant and protocol of a race."""
+        race, task = self.config["optimizers"], w["task"]
+        entry = {key: value for key, value in race["entries"][w["entry"]].items() if value is not None}
+        rates = {key: entry.pop(key)[task] for key in ("lr", "adamw_lr")}
+        shape = dict(race["shapes"][task])
+        if task == "patches":
+            source = self._images(w)
+            preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
+            shape |= {"patch": source.model["patch"], "preprocess": preprocess}
+            shape |= {"void_weight": source.model["void_weight"], "labels": source.config["labels"]}
+        protocol = {key: race[name][key] for key in ("steps", "warmup", "seeds", "window")}
+        own = {"task": task, "entry": entry, "rates": rates, "shape": shape, "sweep": name == "full"}
+        return {"weight_decay": race["weight_decay"], **own, **protocol}
 
     def _applied(self, w: Wildcards) -> dict[str, Any]:
         """The layer that a basis is applied to, and whether its rows may have drifted."""

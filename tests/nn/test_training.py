@@ -10,6 +10,7 @@ import pytest
 import torch
 from coloured_patches import ColouredPatches
 
+from eigenloom import SpectraTEON
 from eigenloom.errors import ConfigError, Interrupted
 from eigenloom.nn.patch_data import LabelledPatches
 from eigenloom.nn.segmentation import check_bar, judge
@@ -65,7 +66,14 @@ def momentum(module):
     return torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
 
 
-@pytest.mark.parametrize(("optimizer", "stop"), [(adamw(3e-3), 1), (adamw(3e-3), 39), (momentum, 17)])
+def spectral(module):
+    """Stacks with bases, and AdamW for the rest."""
+    return SpectraTEON.from_model(module, 3e-3, rank_ratio=0.1, min_rank=2, oversample=2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stop"), [(adamw(3e-3), 1), (adamw(3e-3), 39), (momentum, 17), (spectral, 1), (spectral, 20)]
+)
 def test_a_stopped_training_ends_with_the_bytes_of_an_undisturbed_one(tmp_path, optimizer, stop):
     whole, pieces = fresh(), fresh()
     losses = run(whole, optimizer=optimizer)

@@ -45,11 +45,20 @@ def default() -> dict[str, Any]:
         "spectra": {"kind": "hdf5", "path": "data/own.h5", "n_pixels": 512},
         "splits": {"fit_train": {"n_examples": 900}, "fit_val": {"n_examples": 100}},
     }
+    config["weights"]["runs"]["again"] = {"source": "scenes", "optimizer": {"kind": "spectra_teon"}}
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
     config["bases"]["kernel-pca"]["codings"] = ["topk", "dense"]
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
     config["encode"]["materialize"] = ["label", "topk", "dense"]
+    return config
+
+
+def with_another() -> dict[str, Any]:
+    """The same, and a second network, trained by the other optimizer."""
+    config = default()
+    config["sources"]["again"] = copy.deepcopy(config["sources"]["scenes"])
+    config["sources"]["again"]["model"]["optimizer"] = {"kind": "spectra_teon"}
     return config
 
 
@@ -82,6 +91,7 @@ S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "base
 N = "bases/kernel-pca"
 STARS, OWN = "sources/stars", "sources/own"
 X = "experts/digits-moe"
+RACE = "optimizers"
 W, R = "weights/collections/trajectory", "weights/runs/gentle"
 TRAIN = {"train", "train_run"}
 SIMULATE, DENOISE = {"simulate", "simulate_full"}, {"denoise", "score_denoised"}
@@ -99,7 +109,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "seed": (1, SEEDED),
     "device": ("cpu", set()),
     "standardize": ("center", {"fit"}),
-    f"{S}/images/scenes/canvas": (72, {"draw", *TRAIN, "label", "record", "measure", *ENCODES}),
+    f"{S}/images/scenes/canvas": (72, {"race", "draw", *TRAIN, "label", "record", "measure", *ENCODES}),
     f"{S}/images/scenes/patch": (16, {"draw"}),
     f"{S}/images/scenes/digits": ([1, 4], {"draw"}),
     f"{S}/images/scenes/zooms": ([4, 3, 2], {"draw"}),
@@ -115,11 +125,11 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/width": (64, {*TRAIN, "evaluate", "encode_topk", *CODINGS}),
     f"{M}/depth": (5, TRAIN),
     f"{M}/heads": (8, TRAIN),
-    f"{M}/patch": (16, {*TRAIN, "label", "record", "measure", *ENCODES}),
+    f"{M}/patch": (16, {"race", *TRAIN, "label", "record", "measure", *ENCODES}),
     f"{M}/steps": (100, {"train"}),
     f"{M}/batch_size": (16, TRAIN),
     f"{M}/warmup": (0, TRAIN),
-    f"{M}/void_weight": (0.5, TRAIN),
+    f"{M}/void_weight": (0.5, {"race", *TRAIN}),
     f"{M}/optimizer/lr": (0.001, TRAIN),
     f"{M}/optimizer/betas": ([0.9, 0.9], TRAIN),
     f"{M}/optimizer/weight_decay": (0.0, TRAIN),
@@ -127,14 +137,18 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/bar/accuracy": (0.5, {"train"}),
     f"{M}/bar/recall": (0.5, {"train"}),
     f"{M}/bar/below_prior": (True, {"train"}),
-    f"{M}/preprocess": ({"resize": "square", "n_patches": 64}, {*TRAIN, "label"}),
+    f"{M}/preprocess": ({"resize": "square", "n_patches": 64}, {"race", *TRAIN, "label"}),
     f"{M}/preprocess/resize": None,  # the two go together, above
     f"{M}/preprocess/n_patches": None,
-    f"{M}/preprocess/mean": ([0.0, 0.0, 0.0], TRAIN),
-    f"{M}/preprocess/std": ([1.0, 1.0, 1.0], TRAIN),
+    f"{M}/preprocess/mean": ([0.0, 0.0, 0.0], {"race", *TRAIN}),
+    f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"race", *TRAIN}),
+    **{
+        f"sources/again/model/optimizer/{key}": (value, {"train"})
+        for key, value in {"adamw_lr": 0.001, "rank_ratio": 0.1, "stack": 1}.items()
+    },
     "sources/photos/model/source": None,  # needs a second network, below
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
-    f"{S}/labels": ("majority", {"label", *TRAIN}),
+    f"{S}/labels": ("majority", {"race", "label", *TRAIN}),
     f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
     f"{S}/record/max_tokens_per_shard": (32500, {*STORE, "measure", *ENCODES}),
     f"{S}/record/batch_size": (50, {"record"}),
@@ -246,6 +260,10 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{R}/optimizer/betas": ([0.9, 0.9], {"train_run"}),
     f"{R}/optimizer/weight_decay": (0.0, {"train_run"}),
     f"{R}/optimizer/clip": (2.0, {"train_run"}),
+    **{
+        f"weights/runs/again/optimizer/{key}": (value, {"train_run"})
+        for key, value in {"adamw_lr": 0.001, "rank_ratio": 0.1, "stack": 1}.items()
+    },
     f"{W}/source": None,
     f"{W}/runs": (["gentle"], set()),  # seen by its inputs
     f"{W}/held_out": (3, {"decompose", "rebuild"}),
@@ -274,13 +292,42 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
             "codes": "simplex", "support": 3, "n_sweeps": 5, "polish_evals": 7, "n_starts": 2,
         }.items()
     },
+    f"{RACE}/source": ("again", {"race"}),
+    f"{RACE}/weight_decay": (0.2, {"race"}),
+    f"{RACE}/reduced/tasks": (["text"], {"race"}),
+    **{
+        f"{RACE}/reduced/{key}": (value, {"race"})
+        for key, value in {"steps": 50, "warmup": 5, "seeds": 2, "window": 5}.items()
+    },
+    # The full race is a target of its own: its rules are none of `all`.
+    **{
+        f"{RACE}/full/{key}": (value, set())
+        for key, value in {"tasks": ["text"], "steps": 50, "warmup": 5, "seeds": 2, "window": 5}.items()
+    },
+    **{
+        f"{RACE}/shapes/patches/{key}": (value, {"race"})
+        for key, value in {"width": 32, "depth": 2, "heads": 2, "batch_size": 8}.items()
+    },
+    **{
+        f"{RACE}/shapes/text/{key}": (value, set())  # not a task of the reduced race
+        for key, value in {"width": 32, "depth": 2, "heads": 2, "batch_size": 8, "context": 32}.items()
+    },
+    f"{RACE}/entries/spectra/algorithm": ("muon", {"race"}),
+    **{
+        f"{RACE}/entries/spectra/{key}": (value, {"race"})
+        for key, value in {"literal": True, "stack": 1, "rank_ratio": 0.1, "min_rank": 1, "oversample": 2}.items()
+    },
+    f"{RACE}/entries/spectra/lr/patches": (0.1, {"race"}),
+    f"{RACE}/entries/spectra/adamw_lr/patches": (0.1, {"race"}),
+    f"{RACE}/entries/spectra/lr/text": (0.1, set()),
+    f"{RACE}/entries/spectra/adamw_lr/text": (0.1, set()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [path for path, edit in EDITS.items() if edit])
 def test_an_edit_of_a_key_changes_exactly_its_rules(path):
     value, rules = EDITS[path]
-    jobs = changed(default(), path, value)
+    jobs = changed(with_another() if "again" in (value, *path.split("/")) else default(), path, value)
     assert {job[0] for job in jobs} == rules
     if path.startswith(K):
         assert all({"kmeans-256", "kmeans-256-random"} & set(job) for job in jobs)
@@ -304,11 +351,13 @@ def test_every_key_of_the_schema_has_its_edit():
             found |= leaves(child, path)
         return found - {()} or {path}
 
-    named = {"sources": (1, 3), "bases": (1,), "codings": (1,), "weights": (2,)}
+    named = {"sources": (1, 3), "bases": (1,), "codings": (1,), "weights": (2,), "optimizers": (2,)}
 
     def place(path: str) -> tuple[str, ...]:
         parts = path.split("/")
         wild = [*named.get(parts[0], ())]
+        if parts[:2] in (["optimizers", "shapes"], ["optimizers", "reduced"], ["optimizers", "full"]):
+            wild = []
         if parts[:1] == ["sources"] and (len(parts) < 4 or parts[2] not in ("images",)):
             wild = [1]
         if parts[:1] == ["experts"]:

@@ -112,6 +112,11 @@ def manifest(wildcards, split):
     return outputs("join_codes", "manifest", **place, split=split, layout=layout) if layout else []
 
 
+def raced_images(wildcards, split):
+    """The images that a race needs, if its task is to label their patches."""
+    return f"artifacts/{wildcards.source}/images/{split}/meta.json" if wildcards.task == "patches" else []
+
+
 def splits_of(rule):
     """The pattern of the splits whose images a rule makes; another rule makes the others at the same paths."""
     places = [f"(?<=/{job['source']}/images/){job['split']}" for job in plan.jobs(rule)]
@@ -148,3 +153,5 @@ wildcard_constraints:
     size=r"n-\d{5}",
     repeat=r"seed-\d+",
     name=config["name"],
+    task="patches|text",
+    entry="|".join(config["optimizers"]["entries"]) or "(?!)",

@@ -34,6 +34,7 @@ rule render:
         experts=outputs("tabulate_experts", "table"),
         denoised=outputs("score_denoised", "metrics"),
         arms=outputs("compare_arms", "table"),
+        races=outputs("race", "race"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -48,6 +49,7 @@ rule render:
         denoised_figure=figure("reports/{name}/denoised.svg"),
         denoising=figure("reports/{name}/denoising.svg"),
         attention=figure("reports/{name}/attention.svg"),
+        optimizers=figure("reports/{name}/optimizers.svg"),
     log:
         "logs/render/{name}.log",
     conda:
@@ -71,4 +73,5 @@ rule render:
             "experts",
             "denoised",
             "arms",
+            "races",
         )

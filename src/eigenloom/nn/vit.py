@@ -62,10 +62,10 @@ class ViTConfig:
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection to queries, keys and values."""
 
-    def __init__(self, width: int, heads: int):
-        """Make the two projections."""
+    def __init__(self, width: int, heads: int, causal: bool = False):
+        """Make the two projections; ``causal`` tokens see none that follow."""
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -73,18 +73,18 @@ class Attention(nn.Module):
         """Mix tokens ``[b, t, d]`` -> ``[b, t, d]``."""
         b, t, d = x.shape
         query, key, value = self.qkv(x).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return self.proj(mixed.transpose(1, 2).reshape(b, t, d))
 
 
 class Block(nn.Module):
     """One pre-norm transformer block; its output is the residual stream."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, causal: bool = False):
         """Make the attention branch and the MLP branch."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, causal)
         self.norm2 = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, MLP_RATIO * width)
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
@@ -116,11 +116,7 @@ class SmallViT(nn.Module):
         """Fill the parameters from one CPU generator, in module order."""
         source = generator(seed, "vit weights")
         self.cls_token.normal_(0.0, CLS_STD, generator=source)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                gain = BRANCH_SCALE if name.endswith(("proj", "fc2")) else 1.0
-                module.weight.normal_(0.0, gain / module.in_features**0.5, generator=source)
-                module.bias.zero_()
+        initialise_linear(self, source)
 
     def forward(self, images: Tensor) -> Tensor:
         """Label the patches of preprocessed images ``[b, 3, h, w]``.
@@ -143,6 +139,16 @@ class SmallViT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, 1:]))
+
+
+@torch.no_grad()
+def initialise_linear(model: nn.Module, source: torch.Generator) -> None:
+    """Fill linear layers in module order: N(0, 1/fan_in), branch outputs 0.3 of that, biases zero."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            gain = BRANCH_SCALE if name.endswith(("proj", "fc2")) else 1.0
+            module.weight.normal_(0.0, gain / module.in_features**0.5, generator=source)
+            module.bias.zero_()
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

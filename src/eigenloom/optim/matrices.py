@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from eigenloom.linalg.orthogonalize import orthogonalize
+from eigenloom.optim.in_place import lies_well, update_in_place
 from eigenloom.optim.settings import SHAPED
 from eigenloom.optim.shape import find_spike, root_mean_square, start_basis, working_dtype
-from eigenloom.optim.stacks import Bucket, Geometry, Piece, gather, geometry, matrix_shape
+from eigenloom.optim.stacks import Bucket, Geometry, Piece, gather, geometry, matrix_shape, rows_of
 
 State = MutableMapping[Tensor, dict[str, Tensor]]
 RMS = 0.2
@@ -33,7 +34,7 @@ def matrix_state(group: Mapping[str, Any]) -> dict[Tensor, dict[str, Tensor]]:
         if shape.rank:
             side = shape.a if group["ritz"] else shape.b
             start = start_basis(side, shape.tracked, group["seed"], number)
-            state[owner][f"basis_{number}"] = start.to(state[owner]["momentum_buffer"])
+            state[owner][f"basis_{number}"] = start.to(state[owner]["momentum_buffer"]).contiguous()
     return state
 
 
@@ -69,6 +70,13 @@ def update_bucket(
         The root mean square of each layer's update ``[n K]``, and by what it was multiplied.
     """
     shape = bucket.geometry
+    if lies_well(group, bucket):
+        norms = [torch.linalg.vector_norm(rows_of(sources[piece[0]], piece, False)) for piece in bucket.pieces]
+        known = [float(norm) / (shape.rows * shape.columns) ** 0.5 for norm in norms]
+        if all(1 / SAFE < size < SAFE for size in known) and (
+            updated := update_in_place(group, bucket, sources, known, state, RMS * float(group["lr"]))
+        ):
+            return updated
     batch, scales, sound = scaled(
         gather(bucket, sources, group["transposed"]), shape.members if group["joint_rms"] else 1
     )

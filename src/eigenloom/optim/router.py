@@ -138,7 +138,7 @@ def _matrix(place: Place, model: nn.Module, fused: Mapping[str, Sizes], known: M
     linear = isinstance(module, nn.Linear) or is_column_layout(module)
     if (linear and place.name == "weight") or attention:
         rows = p.shape[1] if is_column_layout(module) else p.shape[0]
-        called = place.name if attention else place.last
+        called = _called(place)
         if called in known:
             return Route(place, "matrix", f"{known[called]} projection", ((known[called], 0, rows),))
         if fused_weight(called) or any(_matches(place, pattern) for pattern in fused):
@@ -151,6 +151,11 @@ def _matrix(place: Place, model: nn.Module, fused: Mapping[str, Sizes], known: M
         return Route(place, "matrix", "convolution")
     bare = any(part in place.name.lower() for part in EMBEDDINGS)
     return Route(place, "plain" if bare else "decay", "embedding" if bare else f"unknown: {type(module).__name__}")
+
+
+def _called(place: Place) -> str:
+    """Return the word that names a projection: its parameter's in ``nn.MultiheadAttention``, else its module's."""
+    return place.name if isinstance(place.module, nn.MultiheadAttention) else place.last
 
 
 def _cut(sizes: Sequence[tuple[str, int]]) -> tuple[tuple[str, int, int], ...]:
@@ -223,7 +228,8 @@ def _stacked(routes: Sequence[Route], algorithm: str, size: int) -> dict[str, An
         index, owner = _numbered(place)
         at = order.setdefault(owner, len(order)) if route.pieces else len(order)
         for role, first, n in route.pieces or (("", 0, rows),):
-            key = (at, role, n, columns, str(p.dtype), str(p.device)) if route.pieces else (number,)
+            kind = (n, columns, str(p.dtype), str(p.device), _called(place))
+            key = (at, role, *kind) if route.pieces else (number,)
             blocks.setdefault(key, []).append((index, number, (number, first, n)))
     stacks = []
     for key in sorted(blocks, key=lambda key: (key[0], "qkv".find(key[1]) if len(key) > 1 else 0, key)):

@@ -169,7 +169,7 @@ def find_spike(
             v = v / torch.where(values > 0, values, 1).unsqueeze(1)
     total = live.sum(1) * float(c * a)
     values = values[:, :rank]
-    sigma_tail, gains = _tail(values, total, min(a, K * c))
+    sigma_tail, gains = tail_level(values, total, min(a, K * c))
     factors = scales if sound else torch.where(live, scales, 0)
     own = split(v[..., :rank] * gains.unsqueeze(1)) * factors.view(-1, 1, 1)
     kept = u if ritz else v
@@ -178,7 +178,7 @@ def find_spike(
     return Spike(repeated(u[..., :rank]), own, kept, values, sigma_tail)
 
 
-def _tail(values: Tensor, total: Tensor, r: int) -> tuple[Tensor, Tensor]:
+def tail_level(values: Tensor, total: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """Return the level of the tail ``[n]`` and what it takes from each of ``values`` ``[n, k]``, at most zero.
 
     ``total`` ``[n]`` is the squared Frobenius norm. Where nothing but rounding is left of the tail, its level is the

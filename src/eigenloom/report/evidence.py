@@ -18,6 +18,7 @@ from eigenloom.errors import StoreError
 from eigenloom.evaluation.arms import TABLE_FORMAT
 from eigenloom.provenance import text_digest
 from eigenloom.report.expert_table import read_table
+from eigenloom.report.races import Entry, read_races
 from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
 from eigenloom.sources.spectra_edge import read_spectra_edge
@@ -63,6 +64,7 @@ class Evidence:
     experts: Sequence[Document] = ()
     denoised: Mapping[str, Document] = field(default_factory=dict)
     arms: Mapping[str, Document] = field(default_factory=dict)
+    races: Sequence[Entry] = ()
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -115,6 +117,7 @@ def gather(
     experts: Iterable[Path] = (),
     denoised: Iterable[Path] = (),
     arms: Iterable[Path] = (),
+    races: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -137,6 +140,7 @@ def gather(
         experts=[read_table(path) for path in sorted(experts)],
         denoised={path.parts[-3]: _denoised(path) for path in sorted(denoised)},
         arms={path.parts[-3]: _arms(path) for path in sorted(arms)},
+        races=read_races(races),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from eigenloom.report.clusters import cluster_use
 from eigenloom.report.evidence import Evidence
+from eigenloom.report.races import race_sentences
 from eigenloom.report.tables import CHOSEN_BY, number
 
 Document = Mapping[str, Any]
@@ -34,6 +35,7 @@ def find(evidence: Evidence) -> list[Finding]:
             for finding in rule(evidence, source):
                 text = f"{source}: {finding.text}" if many else finding.text
                 found.append(Finding(text, finding.tone, finding.paths))
+    found += [Finding(sentence) for sentence in race_sentences(evidence.races)]
     found += list(_seeds(evidence))
     found += [Finding(f"Missing: {name}.", "warning") for table in evidence.tables for name in table["missing"]]
     return found

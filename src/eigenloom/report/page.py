@@ -17,6 +17,7 @@ from eigenloom.report.experts import expert_curves, expert_facts, expert_finding
 from eigenloom.report.facts import fact_tables, summary
 from eigenloom.report.figures import class_precision, histories, layer_curves, nmse_against_l0, utilisation
 from eigenloom.report.findings import Finding, compare, find
+from eigenloom.report.races import draw_races
 from eigenloom.report.stylesheet import CSS
 from eigenloom.report.tables import (
     CONSTANT_FLOOR,
@@ -121,6 +122,15 @@ FIGURES = {
         " which needs the truth to know. Without a truth hits were injected into a copy.",
     ),
     "attention": (attention_curves, "Attention that starts from kernel PCA", CAPTION),
+    "optimizers": (
+        lambda evidence: draw_races(evidence.races),
+        "Race of optimizers",
+        "Training loss, mean over seeds with its 95 % interval, against steps and against the CPU seconds of one thread"
+        " spent in the optimizer. All start from the same weights, see the same data in the same order, and share"
+        " schedule and weight decay. Learning rates are fixed in the configuration, not swept here. Controls: no-spike"
+        " lowers nothing, exact shapes by a full singular value decomposition. A short race of small networks says"
+        " nothing of large ones.",
+    ),
 }
 """Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""
 
