@@ -204,7 +204,7 @@ def test_a_disk_that_is_full_while_iterating(survey, tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_survey(tmp_path):
-    """Out of core: 20 MB more of flux, and as much of every other array, add less than half of one."""
+    """Out of core: 41 MB more of flux, and as much of every other array, add less than half of one."""
     code = """
         import sys
         import torch
@@ -213,7 +213,7 @@ def test_memory_does_not_grow_with_the_survey(tmp_path):
         denoise_survey(sys.argv[1], sys.argv[1] + ".out", Pursuit(max_iter=3, rank_guess=4), in_memory=False)
     """
     peaks = []
-    for n in (5000, 15000):
+    for n in (5000, 25000):
         with h5py.File(tmp_path / f"{n}.h5", "w") as file:
             rng = np.random.default_rng(0)
             low = 1 + 0.1 * rng.standard_normal((n, 2)).astype(np.float32) @ rng.standard_normal(
@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_survey(tmp_path):
             file[FLUX] = low + 0.01 * rng.standard_normal(low.shape, dtype=np.float32)
             file[ERROR] = np.full(low.shape, 0.01, np.float32)
         peaks.append(peak_mb(textwrap.dedent(code), tmp_path / f"{n}.h5"))
-    assert peaks[1] - peaks[0] < 8
+    assert peaks[1] - peaks[0] < 20
 
 
 def test_the_default_style_is_denoised_to_its_targets(tmp_path):

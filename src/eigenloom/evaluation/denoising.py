@@ -28,8 +28,8 @@ AMPLITUDES = (0.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 """Edges, in sigma, of the bins that recall is reported by; the last one is open."""
 RANKS = (1, 2, 5, 10, 20, 40, 80)
 WINDOWS = (3, 5, 7, 9, 15)
-RIVAL_NUMBERS = 1 << 19
-"""Flux values on which rivals are tried: all spectra, or seeded ones where there are more."""
+RIVAL_NUMBERS, RIVAL_ROWS = 1 << 19, 512
+"""Flux values on which rivals are tried, and the least number of spectra: all, or seeded ones where there are more."""
 PLAIN_ITERATIONS = 40
 INJECTED_RATE, INJECTED_SIGMA = 0.005, 20.0
 CLEAN, TRUE_HITS = "truth/clean", "truth/hits"
@@ -220,7 +220,7 @@ def examples(survey: Survey, denoised: str | Path, n: int = 3, width: int = 512)
 
 def _compared(survey: Survey, seed: int) -> np.ndarray:
     """Return the spectra that all methods are tried on, ascending."""
-    n = max(1, min(survey.n_spectra, RIVAL_NUMBERS // survey.n_pixels))
+    n = min(survey.n_spectra, max(RIVAL_ROWS, RIVAL_NUMBERS // survey.n_pixels))
     return np.sort(torch.randperm(survey.n_spectra, generator=generator(seed, "rivals"))[:n].numpy())
 
 
