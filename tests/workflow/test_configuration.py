@@ -108,7 +108,7 @@ BAD_VALUES = [
     ("bases/robust-pca/noise_std", -1, "bases.robust-pca.noise_std: -1 is below the least value 0"),
     ("probe/l2", 0, "probe.l2: 0 is not above 0"),
     ("probe/bins", 1000000, "probe.bins: 1000000 is above the greatest value 65536"),
-    (f"{SCENES}/model/optimizer/betas", [1.0, 0.9], "sources.scenes.model.optimizer.betas.0: 1.0 is not below 1"),
+    ("weights/runs/gentle/optimizer/betas", [1.0, 0.9], "weights.runs.gentle.optimizer.betas.0: 1.0 is not below 1"),
     (f"{SCENES}/images/scenes/digits", [2], "images.scenes.digits: [2] has 1 entries, at least 2"),
     (f"{SCENES}/images/scenes/digits", [1, 2, 3], "digits: [1, 2, 3] has 3 entries, at most 2 are allowed"),
     (f"{SCENES}/layers", [1, 1], "sources.scenes.layers: [1, 1] lists an entry twice"),

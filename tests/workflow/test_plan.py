@@ -58,7 +58,7 @@ def with_another() -> dict[str, Any]:
     """The same, and a second network, trained by the other optimizer."""
     config = default()
     config["sources"]["again"] = copy.deepcopy(config["sources"]["scenes"])
-    config["sources"]["again"]["model"]["optimizer"] = {"kind": "spectra_teon"}
+    config["sources"]["again"]["model"]["optimizer"] = {"kind": "adamw"}
     return config
 
 
@@ -131,7 +131,9 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/warmup": (0, TRAIN),
     f"{M}/void_weight": (0.5, {"race", *TRAIN}),
     f"{M}/optimizer/lr": (0.001, TRAIN),
-    f"{M}/optimizer/betas": ([0.9, 0.9], TRAIN),
+    f"{M}/optimizer/adamw_lr": (0.001, TRAIN),
+    f"{M}/optimizer/rank_ratio": (0.1, TRAIN),
+    f"{M}/optimizer/stack": (1, TRAIN),
     f"{M}/optimizer/weight_decay": (0.0, TRAIN),
     f"{M}/optimizer/clip": (2.0, TRAIN),
     f"{M}/bar/accuracy": (0.5, {"train"}),
@@ -142,10 +144,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/preprocess/n_patches": None,
     f"{M}/preprocess/mean": ([0.0, 0.0, 0.0], {"race", *TRAIN}),
     f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"race", *TRAIN}),
-    **{
-        f"sources/again/model/optimizer/{key}": (value, {"train"})
-        for key, value in {"adamw_lr": 0.001, "rank_ratio": 0.1, "stack": 1}.items()
-    },
+    "sources/again/model/optimizer/betas": ([0.9, 0.9], {"train"}),
     "sources/photos/model/source": None,  # needs a second network, below
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
     f"{S}/labels": ("majority", {"race", "label", *TRAIN}),

@@ -101,7 +101,8 @@ def race_sentences(entries: Sequence[Entry]) -> Iterator[str]:
         fair = sorted((e for e in all_of if not e.on_edge), key=lambda e: e.interval[0])
         if len(fair) < 2:
             continue
-        yield f"Optimizers, {TASKS[task]}: {_order(fair)}"
+        swept = "" if all(e.sweeps for e in fair) else " at learning rates that were not swept"
+        yield f"Optimizers, {TASKS[task]}{swept}: {_order(fair)}"
         by_name = {entry.name: entry for entry in fair}
         ours = [e for e in fair if e.algorithm in ("spectra", "spectra_teon")]
         if baseline := by_name.get(BASELINE):
