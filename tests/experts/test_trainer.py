@@ -17,6 +17,7 @@ from eigenloom.experts.planted import planted_experts
 from eigenloom.experts.schedule import rungs, starts
 
 QUICK = {"n_starts": 2, "n_sweeps": 8, "polish_evals": 120}
+only_when_asked = pytest.mark.skipif("EIGENLOOM_SLOW" not in os.environ, reason="takes minutes: EIGENLOOM_SLOW=1")
 
 
 def fitted(w, rank=5, num_bases=4, **more):
@@ -256,6 +257,7 @@ def test_a_stream_in_tiles_is_fitted_like_weights_in_memory(monkeypatch):
 
 
 @pytest.mark.slow
+@only_when_asked
 def test_256_experts_of_512_x_1024_stream_in_under_3_gb():
     code = """
 import torch
@@ -294,9 +296,17 @@ def test_mps_falls_back_to_the_cpu_and_says_so(monkeypatch, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("problem", "limit"), [("signed", 0.15), ("simplex_silu", 0.06), ("heavy", 0.59)])
+@only_when_asked
+@pytest.mark.parametrize(
+    ("problem", "limit"),
+    [
+        ("signed", 0.15),
+        ("heavy", 0.59),
+        pytest.param("simplex_silu", 0.03, marks=pytest.mark.xfail(reason="0.041: benchmarks/results/experts.json")),
+    ],
+)
 def test_planted_problems(problem, limit):
-    """Medians of three data seeds. The goal of the design for ``simplex_silu`` is 0.03: see ``benchmarks/results``."""
+    """Medians of three data seeds."""
     errors = []
     for seed in range(3):
         w = planted_experts(problem, seed)
