@@ -158,7 +158,7 @@ CONTRADICTIONS = [
     (f"{SCENES}/model", {"kind": "trained", "source": "x"}, "source: `x` trains no network; sources that do: none"),
     (f"{SCENES}/model/width", 98, "sources.scenes.model.width: 98 must be a multiple of heads (4) and of 4"),
     (f"{SCENES}/model/patch", 7, "sources.scenes.model.patch: 64 pixels are not a multiple of 7"),
-    (f"{SCENES}/model/warmup", 1601, "sources.scenes.model.warmup: 1601 is more than the 1600 steps"),
+    (f"{SCENES}/model/warmup", 1001, "sources.scenes.model.warmup: 1001 is more than the 1000 steps"),
     (f"{SCENES}/model/preprocess/resize", "square", "n_patches: goes with `resize: square`, and only with it"),
     (f"{SCENES}/model/preprocess", {"resize": "square", "n_patches": 10}, "n_patches: 10 is no square number"),
     (f"{SCENES}/images/scenes/patch", 7, "sources.scenes.images.scenes.canvas: 64 is not a multiple of patch, 7"),
