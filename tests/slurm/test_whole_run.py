@@ -51,6 +51,8 @@ def test_the_artifacts_and_results_are_those_of_a_local_run(whole, quiet):
     results = {str(p.relative_to(quiet)): p.read_bytes() for p in (quiet / "results").rglob("*") if p.is_file()}
     assert any(name.endswith("metrics.json") for name in results)
     for name, expected in results.items():
+        if name.endswith((".timing.json", "/optimizers.svg", "/index.html")):
+            continue  # seconds of this very run, and what shows them
         assert (whole.checkout / name).read_bytes() == expected, name
 
 
