@@ -307,7 +307,7 @@ def test_experiments_share_a_source_and_add_bases(project):
     planned = project.planned("all", *more)
     assert {"record", "train", "join_store", "measure", "join_moments"} & rules(planned) == set()
     assert rules(planned) == {
-        "fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "render",
+        "fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "tabulate_experts", "render",
     }  # fmt: skip
     assert all("kmeans-008" in job or "/more/" in job for job in planned)
     before = {p: p.read_bytes() for p in (project.root / "results").rglob("*") if p.is_file()}
