@@ -178,7 +178,7 @@ def damage_truncate(shard):
 
 def damage_nan(shard):
     values = np.fromfile(shard, "<f4")
-    values[33 * 32 + 5] = np.nan  # layer 0 has 17 tokens of 32 numbers; this is token 16 of layer 1, feature 5
+    values[16 * 32 + 5] = np.nan  # the last of 17 tokens of 32 numbers of the first example, feature 5
     values.tofile(shard)
 
 
