@@ -117,6 +117,21 @@ def raced_images(wildcards, split):
     return f"artifacts/{wildcards.source}/images/{split}/meta.json" if wildcards.task == "patches" else []
 
 
+def trainings(wildcards):
+    """The edges of the trainings whose checkpoints a collection consists of."""
+    return [path for rule, job in plan.trainings(wildcards.collection) for path in outputs(rule, "meta", **job)]
+
+
+def judging_images(wildcards):
+    """The images that networks rebuilt from a collection are judged on."""
+    return f"artifacts/{plan.collections[wildcards.collection]['source']}/images/fit_val/meta.json"
+
+
+def moe_trainings(wildcards):
+    """The edges of a network's trainings."""
+    return outputs("train_moe", "meta", moe=wildcards.moe)
+
+
 def splits_of(rule):
     """The pattern of the splits whose images a rule makes; another rule makes the others at the same paths."""
     places = [f"(?<=/{job['source']}/images/){job['split']}" for job in plan.jobs(rule)]

@@ -1,9 +1,4 @@
 # Mixtures of experts on the digits, and banks of their experts: artifacts/{moe}, results/{moe}, results/tables.
-def moe_trainings(wildcards):
-    """The edges of a network's trainings."""
-    return outputs("train_moe", "meta", moe=wildcards.moe)
-
-
 rule train_moe:
     output:
         meta="artifacts/{moe}/trainings/{training}/meta.json",

@@ -1,14 +1,4 @@
 # Checkpoints of trainings as rows: artifacts/{source}/runs, artifacts/weights, results/weights.
-def trainings(wildcards):
-    """The edges of the trainings whose checkpoints a collection consists of."""
-    return [path for rule, job in plan.trainings(wildcards.collection) for path in outputs(rule, "meta", **job)]
-
-
-def judging_images(wildcards):
-    """The images that networks rebuilt from a collection are judged on."""
-    return f"artifacts/{plan.collections[wildcards.collection]['source']}/images/fit_val/meta.json"
-
-
 use rule train as train_run with:
     output:
         **network("artifacts/{source}/runs/{run}"),
