@@ -13,6 +13,7 @@ from eigenloom.provenance import canonical_json
 from expert_models import ExpertSpecs
 from image_source import ImageSource
 from plan import Plan
+from race_specs import RaceSpecs
 from source import Wildcards, held_out_places
 from spectra_source import STYLE, SpectraSource
 from warm_study import Study
@@ -32,7 +33,7 @@ FAMILY = "fake-clip"
 """The word that the shard protocol reserves for networks it does not know."""
 
 
-class Specs(ExpertSpecs):
+class Specs(ExpertSpecs, RaceSpecs):
     """Canonical specifications of the jobs of a plan."""
 
     def __init__(self, plan: Plan):
@@ -245,18 +246,6 @@ class Specs(ExpertSpecs):
         """Whose result it is."""
         return dict(w)
 
-    def race(self, w: Wildcards) -> dict[str, Any]:
-        """One optimizer on one task, at rates that an earlier sweep found."""
-        return self._race(w, "reduced")
-
-    def race_full(self, w: Wildcards) -> dict[str, Any]:
-        """The same, rates swept first."""
-        return self._race(w, "full")
-
-    def rank_full(self, w: Wildcards) -> dict[str, Any]:
-        """Whose race it is."""
-        return dict(w)
-
     def tabulate(self, w: Wildcards) -> dict[str, Any]:
         """The experiment's name."""
         return dict(w)
@@ -278,21 +267,6 @@ class Specs(ExpertSpecs):
         entry = self.plan.collections[w["collection"]]
         held_out = held_out_places(self.config["weights"]["snapshots"], entry["held_out"])
         return {"seed": self.config["seed"], **w, "held_out": held_out, **{key: entry[key] for key in keys}}
-
-    def _race(self, w: Wildcards, name: str) -> dict[str, Any]:
-        """Task, contestant and protocol of a race."""
-        race, task = self.config["optimizers"], w["task"]
-        entry = {key: value for key, value in race["entries"][w["entry"]].items() if value is not None}
-        rates = {key: entry.pop(key)[task] for key in ("lr", "adamw_lr")}
-        shape = dict(race["shapes"][task])
-        if task == "patches":
-            source = self._images(w)
-            preprocess = {**source.model["preprocess"], "n_patches": source.n_tokens}
-            shape |= {"patch": source.model["patch"], "preprocess": preprocess}
-            shape |= {"void_weight": source.model["void_weight"], "labels": source.config["labels"]}
-        protocol = {key: race[name][key] for key in ("steps", "warmup", "seeds", "window")}
-        own = {"task": task, "entry": entry, "rates": rates, "shape": shape, "sweep": name == "full"}
-        return {"weight_decay": race["weight_decay"], **own, **protocol}
 
     def _applied(self, w: Wildcards) -> dict[str, Any]:
         """The layer that a basis is applied to, and whether its rows may have drifted."""
