@@ -3,7 +3,7 @@
 from eigenloom.batches import resolve_device
 from eigenloom.codes.checks import layer_number, matching_basis, signature_digest
 from eigenloom.codes.layouts import layout_for
-from eigenloom.codes.shards import write_part_edge
+from eigenloom.codes.manifest import write_part_edge
 from eigenloom.codes.writing import ShardRows, write_part
 from eigenloom.progress import Console
 from eigenloom.sources.activations import ActivationRows

@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,12 @@ class Job:
 
     def facts(self, **more: Any) -> dict[str, Any]:
         """What belongs into ``run.json``: wall time, device, threads, versions, and ``more``."""
-        import torch
-
         return {
             "seconds": round(time.perf_counter() - self._started, 3),
             "device": self.device,
             "threads": self.threads,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": version("torch"),
             "machine": platform.machine(),
             **more,
         }

@@ -7,8 +7,9 @@ from safetensors import safe_open
 from eigenloom.errors import StoreError
 from eigenloom.moments import Moments, merge
 from eigenloom.provenance import file_digest
-from eigenloom.store.artifact import file_problems, write_artifact
+from eigenloom.store.artifact import write_artifact
 from eigenloom.store.atomic import read_json
+from eigenloom.store.listing import file_problems
 from eigenloom.store.recording import open_store
 from job import Job, run
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from eigenloom.codes.codings import coding_from
 from eigenloom.codes.layouts import layout_for
+from eigenloom.codes.manifest import write_manifest, write_part_edge
 from eigenloom.codes.residuals import Tails
-from eigenloom.codes.shards import check_together, open_codes, write_manifest, write_part_edge
+from eigenloom.codes.shards import check_together, open_codes
 from eigenloom.codes.statistics import FeatureStatistics
 from eigenloom.codes.stream import LAYOUTS, CodeBatch, CodeStream
 from eigenloom.codes.views import RowCodes, StoredCodes

@@ -19,7 +19,8 @@ from eigenloom.linalg.accumulate import shifted_gram_reference
 from eigenloom.moments import Moments, Standardization
 from eigenloom.provenance import canonical_json, file_digest
 from eigenloom.sources.activations import ActivationRows
-from eigenloom.store.artifact import file_problems, read_artifact
+from eigenloom.store.artifact import read_artifact
+from eigenloom.store.listing import file_problems
 from eigenloom.store.protocol import Metadata, encode_data
 from eigenloom.store.recording import open_store
 from eigenloom.store.writer import write_shard, write_store

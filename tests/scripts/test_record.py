@@ -13,7 +13,7 @@ import train
 from eigenloom.errors import ConfigError, DataError, StoreError
 from eigenloom.provenance import file_digest
 from eigenloom.sources.images import open_images
-from eigenloom.store.artifact import file_problems
+from eigenloom.store.listing import file_problems
 from job import Job
 
 RECORD = {

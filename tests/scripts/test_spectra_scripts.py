@@ -20,7 +20,7 @@ from eigenloom.sources.activations import ActivationRows
 from eigenloom.sources.spectra import SpectraRows
 from eigenloom.sources.survey import open_survey
 from eigenloom.sources.survey_keys import SurveyKeys
-from eigenloom.store.artifact import file_problems
+from eigenloom.store.listing import file_problems
 from eigenloom.store.recording import check_signature, open_store
 from job import Job
 

@@ -15,7 +15,7 @@ import train_arms
 from eigenloom.bases.kernel_pca import KernelPCA
 from eigenloom.errors import ConfigError, StoreError
 from eigenloom.provenance import file_digest
-from eigenloom.store.artifact import file_problems
+from eigenloom.store.listing import file_problems
 from job import Job
 
 STYLE = {

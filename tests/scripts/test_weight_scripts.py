@@ -19,7 +19,7 @@ from eigenloom.errors import MismatchError, StoreError
 from eigenloom.nn.rebuilt import Judge
 from eigenloom.nn.weights import CURVE
 from eigenloom.sources.checkpoints import Checkpoints
-from eigenloom.store.artifact import file_problems
+from eigenloom.store.listing import file_problems
 from job import Job
 
 HELD_OUT = [2, 6]

@@ -70,10 +70,11 @@ rule train:
         "logs/train/{source}.tsv"
     conda:
         DEVICE
-    threads: 2
+    threads: 1
+    priority: 100  # the longest chain begins here
     resources:
         **needs("train", 4000, 120, config["device"]),
     params:
         spec=spec_for("train"),
     shell:
-        command("train", "meta", "train", "val", threads=2)  # weights depend on it: --cores 1 must not
+        command("train", "meta", "train", "val", threads=1)  # weights depend on it: --set-threads must not

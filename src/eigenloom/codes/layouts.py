@@ -12,6 +12,7 @@ from torch import Tensor
 from eigenloom.bases.base import Basis
 from eigenloom.codes.codings import Dense
 from eigenloom.codes.distances import OneHot, SquaredDistance
+from eigenloom.codes.manifest import LAYOUTS
 from eigenloom.codes.residuals import Tails, row_errors
 from eigenloom.codes.selection import largest
 from eigenloom.codes.statistics import FeatureStatistics
@@ -20,7 +21,6 @@ from eigenloom.errors import ConfigError, DataError
 
 logger = logging.getLogger("eigenloom")
 DTYPES = {"<f2": torch.float16, "<f4": torch.float32, "<i4": torch.int32}
-NAMES = ("label", "topk", "dense")
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +203,8 @@ def layout_for(basis: Basis, spec: Mapping[str, Any], device: torch.device | str
         ConfigError: an unknown layout or dtype, a layout for another geometry, ``stored_k`` below 1.
     """
     name = spec.get("layout")
-    if name not in NAMES:
-        raise ConfigError(f"layout {name!r} is unknown; known: {', '.join(NAMES)}")
+    if name not in LAYOUTS:
+        raise ConfigError(f"layout {name!r} is unknown; known: {', '.join(LAYOUTS)}")
     distance = basis.geometry == "distance"
     if name == ("topk" if distance else "label"):
         usable = "label or dense" if distance else "topk or dense"

@@ -12,8 +12,8 @@ from eigenloom.errors import StoreError
 from eigenloom.nn.vit import SmallViT, ViTConfig
 from eigenloom.sources.extraction import VisionModel
 from eigenloom.sources.preprocess import Preprocess
-from eigenloom.store.artifact import file_problems
 from eigenloom.store.atomic import explained, read_json, write_bytes, write_json
+from eigenloom.store.listing import file_problems
 
 FORMAT = "eigenloom.model"
 VERSION = 1

@@ -9,8 +9,8 @@ import numpy as np
 from eigenloom.errors import ConfigError, StoreError
 from eigenloom.sources.folders import FolderImages, prepare_image_folder, prepare_segmentation_folder
 from eigenloom.sources.scene_images import SceneImages, prepare_scenes
-from eigenloom.store.artifact import file_problems
 from eigenloom.store.atomic import explained, read_json, write_json
+from eigenloom.store.listing import file_problems
 
 FORMAT = "eigenloom.images"
 VERSION = 1

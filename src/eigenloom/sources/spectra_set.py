@@ -12,8 +12,8 @@ from eigenloom.errors import DataError, StoreError
 from eigenloom.sources.spectra import SpectraRows, count_bad_pixels
 from eigenloom.sources.spectra_edge import FORMAT, VERSION, read_spectra_edge
 from eigenloom.sources.survey import Survey, open_survey
-from eigenloom.store.artifact import file_problems
 from eigenloom.store.atomic import explained, write_bytes, write_json
+from eigenloom.store.listing import file_problems
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ See ``docs/format.md``.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from safetensors.torch import save as format_safetensors
 from torch import Tensor
 
 from eigenloom.errors import StoreError
-from eigenloom.provenance import file_digest
 from eigenloom.store.atomic import explained, read_json, write_bytes, write_json
+from eigenloom.store.listing import file_problems
 
 FORMAT = "eigenloom.artifact"
 VERSION = 1
@@ -189,22 +188,6 @@ def _check_arrays(arrays_path: Path, arrays: Mapping[str, Tensor], meta: Mapping
     for name, tensor in arrays.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise StoreError(f"{arrays_path}: {name} holds NaN or Inf; delete the artifact and run its rule again")
-
-
-def file_problems(directory: Path, files: Mapping[str, Mapping[str, Any]], verify: bool) -> list[str]:
-    """List what is wrong with the siblings an edge names: unsafe names, missing, wrong size, wrong sha256."""
-    problems = []
-    for name, facts in files.items():
-        path = directory / name
-        if name in ("", ".", "..") or os.sep in name or "/" in name or "\\" in name:
-            problems.append(f"{directory}: names the file {name!r}, which leaves its directory")
-        elif not path.is_file():
-            problems.append(f"{path}: missing")
-        elif path.stat().st_size != facts["bytes"]:
-            problems.append(f"{path}: {path.stat().st_size} bytes, expected {facts['bytes']}")
-        elif verify and file_digest(path) != facts["sha256"]:
-            problems.append(f"{path}: its sha256 is not the recorded {facts['sha256'][:8]}...")
-    return problems
 
 
 def _check_header(path: Path, meta: Any, kind: str | None) -> None:
