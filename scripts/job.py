@@ -6,6 +6,7 @@ absent from ``job.edges``.
 """
 
 import argparse
+import gc
 import json
 import logging
 import platform
@@ -84,6 +85,8 @@ def run(main: Callable[[Job], None], *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name.replace('_', '-')}", nargs="*", type=Path, default=[], help=f"{name} edge(s)")
     arguments = parser.parse_args()
+    gc.freeze()  # what was imported stays
+    gc.enable()  # scripts/start.py
     if "torch" in sys.modules:  # numpy's BLAS reads OMP_NUM_THREADS, which Snakemake exports
         sys.modules["torch"].set_num_threads(arguments.threads)
     finish(lambda: main(Job(arguments, names)))

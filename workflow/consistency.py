@@ -85,6 +85,10 @@ def _race(config: Config) -> Iterator[str]:
         known = ", ".join(trained) or "none"
         yield f"optimizers.source: `{race['source']}` trains no network; sources that do: {known}"
     for name in ("reduced", "full"):
+        for entry in race[name]["entries"] or ():
+            if entry not in race["entries"]:
+                known = ", ".join(race["entries"]) or "none"
+                yield f"optimizers.{name}.entries: no entry is called `{entry}`; known: {known}"
         for key in ("warmup", "window"):
             if race[name][key] > race[name]["steps"]:
                 yield f"optimizers.{name}.{key}: {race[name][key]} is more than the {race[name]['steps']} steps"

@@ -274,7 +274,8 @@ class Plan(ExpertJobs):
         """Yield the wildcards of every optimizer on every task of the ``reduced`` or the ``full`` race."""
         race = self.config["optimizers"]
         for task in race[name]["tasks"]:
-            yield from ({"source": race["source"], "task": task, "entry": entry} for entry in race["entries"])
+            chosen = race["entries"] if race[name]["entries"] is None else race[name]["entries"]
+            yield from ({"source": race["source"], "task": task, "entry": entry} for entry in chosen)
 
     def _rank_full(self, _rule: str) -> Iterator[Wildcards]:
         return iter([{"source": source} for source in dict.fromkeys(w["source"] for w in self.races("full"))])

@@ -273,7 +273,7 @@ def test_a_file_of_spectra_needs_two_lines_and_is_looked_at(tmp_path, monkeypatc
         ({"n_landmarks": 32}, "32 cannot span 64 components"),
         ({"patch": 32}, "patches of 32 pixels have fewer linear components"),
         ({"n_landmarks": 2401}, "the smallest n_train has 2400 patches"),
-        ({"freeze_qk_epochs": 11}, "11, but there are 10 epochs"),
+        ({"freeze_qk_epochs": 7}, "7, but there are 6 epochs"),
     ],
 )
 def test_a_study_of_attention_that_cannot_be(changes, words):

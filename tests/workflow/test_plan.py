@@ -49,7 +49,8 @@ def default() -> dict[str, Any]:
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
     config["bases"]["kernel-pca"]["codings"] = ["topk", "dense"]
-    config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
+    more = ["inverse-distance", "similarity", "near", "few", "inverse-distance-nearest"]
+    config["bases"]["kmeans-064"]["codings"] += more
     config["encode"]["materialize"] = ["label", "topk", "dense"]
     return config
 
@@ -254,7 +255,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "weights/snapshots": (12, {*TRAIN, "decompose", "rebuild"}),
     f"{R}/source": None,  # needs a second network
     f"{R}/seed": (5, {"train_run"}),
-    f"{R}/steps": (100, {"train_run"}),
+    f"{R}/steps": (50, {"train_run"}),
     f"{R}/optimizer/lr": (0.001, {"train_run"}),
     f"{R}/optimizer/betas": ([0.9, 0.9], {"train_run"}),
     f"{R}/optimizer/weight_decay": (0.0, {"train_run"}),
@@ -271,7 +272,7 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{W}/block_size": (131072, {"decompose"}),
     f"{W}/k": ([0, 8], {"rebuild"}),
     f"{W}/judged": (2, {"rebuild"}),
-    f"{W}/n_images": (100, {"rebuild"}),
+    f"{W}/n_images": (50, {"rebuild"}),
     f"{X}/seeds": ([0, 1, 2, 3, 5], {"train_moe"}),  # banks see it by their inputs
     f"{X}/families": (["up"], {"fit_bank", "judge_baselines"}),
     f"{X}/mobe_epochs": (5, {"judge_baselines"}),
@@ -294,6 +295,8 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{RACE}/source": ("again", {"race"}),
     f"{RACE}/weight_decay": (0.2, {"race"}),
     f"{RACE}/reduced/tasks": (["text"], {"race"}),
+    f"{RACE}/reduced/entries": (["spectra"], {"race"}),
+    f"{RACE}/full/entries": (["spectra"], set()),
     **{
         f"{RACE}/reduced/{key}": (value, {"race"})
         for key, value in {"steps": 50, "warmup": 5, "seeds": 2, "window": 5}.items()
@@ -311,15 +314,15 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
         f"{RACE}/shapes/text/{key}": (value, set())  # not a task of the reduced race
         for key, value in {"width": 32, "depth": 2, "heads": 2, "batch_size": 8, "context": 32}.items()
     },
-    f"{RACE}/entries/spectra/algorithm": ("muon", {"race"}),
+    f"{RACE}/entries/spectra-teon/algorithm": ("muon", {"race"}),
     **{
-        f"{RACE}/entries/spectra/{key}": (value, {"race"})
+        f"{RACE}/entries/spectra-teon/{key}": (value, {"race"})
         for key, value in {"literal": True, "stack": 1, "rank_ratio": 0.1, "min_rank": 1, "oversample": 2}.items()
     },
-    f"{RACE}/entries/spectra/lr/patches": (0.1, {"race"}),
-    f"{RACE}/entries/spectra/adamw_lr/patches": (0.1, {"race"}),
-    f"{RACE}/entries/spectra/lr/text": (0.1, set()),
-    f"{RACE}/entries/spectra/adamw_lr/text": (0.1, set()),
+    f"{RACE}/entries/spectra-teon/lr/patches": (0.1, {"race"}),
+    f"{RACE}/entries/spectra-teon/adamw_lr/patches": (0.1, {"race"}),
+    f"{RACE}/entries/spectra-teon/lr/text": (0.1, set()),
+    f"{RACE}/entries/spectra-teon/adamw_lr/text": (0.1, set()),
 }  # fmt: skip
 
 
@@ -502,7 +505,7 @@ def test_specifications_hold_what_scripts_read():
     own = specs.train(scenes)
     assert (gentle["seed"], reseeded["seed"]) == (0, 1)
     assert gentle["model"]["optimizer"]["lr"] == 0.0005
-    assert reseeded["model"] == {**own["model"], "steps": 200, "bar": {}}
+    assert reseeded["model"] == {**own["model"], "steps": 100, "bar": {}}
     assert own["snapshots"] == 16
     decompose = specs.decompose({"collection": "pooled"})
     assert (decompose["held_out"], decompose["n_components"]) == ([2, 6, 10, 14], 8)

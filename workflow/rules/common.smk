@@ -41,7 +41,7 @@ def command(script, edge, *names, threads="{threads}"):
     """Every script is called alike: its specification, the edge it writes, the edges it reads."""
     edges = " ".join(f"--{name.replace('_', '-')} {{input.{name}}}" for name in names)
     return (
-        f"exec python scripts/{script}.py --spec {{params.spec:q}} --out {{output.{edge}}} {edges}"
+        f"exec python scripts/start.py scripts/{script}.py --spec {{params.spec:q}} --out {{output.{edge}}} {edges}"
         f" --device {{resources.device}} --threads {threads} > {{log}} 2>&1"
     )
 
