@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src scripts tests benchmarks workflow
 
-.PHONY: help run test test-dvc test-slurm lint format bench record verify stress docs clean
+.PHONY: help run test test-dvc test-slurm test-browser lint format bench record verify stress docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ test-dvc: $(VENV)/.dev $(VENV)/.dvc  ## Run the tests that need DVC and an S3 se
 
 test-slurm: $(VENV)/.dev  ## Run the tests that need Slurm, on a cluster of their own (root; docs/howto/slurm.md)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/slurm
+
+test-browser: $(VENV)/.dev  ## Run the tests that need Chromium
+	@PATH="$(CURDIR)/$(BIN):$$PATH" EIGENLOOM_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -m browser tests/report
 
 lint: $(VENV)/.dev  ## Check style, types, floors, workflow
 	@$(BIN)/ruff format --check $(SOURCES)

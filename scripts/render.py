@@ -17,6 +17,7 @@ EDGES = (
     "denoised",
     "arms",
     "races",
+    "galleries",
 )
 
 

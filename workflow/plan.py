@@ -9,6 +9,7 @@ from typing import Any
 
 from eigenloom.bases.registry import find_kind, floor_of
 from expert_models import ExpertJobs
+from image_source import ImageSource
 from source import FIT_SPLITS, PROBE_SPLITS, Source, Wildcards, cuts, number
 from source_kinds import build
 
@@ -40,7 +41,7 @@ FAMILIES = {
     "probes": ("probe",),
     "metrics": ("evaluate", "score"),
     "optimizers": ("race",),
-    "report": ("tabulate", "render"),
+    "report": ("tabulate", "illustrate", "render"),
 }  # fmt: skip
 """Family, which is also the name of a target -> the rules that make its files."""
 ON_REQUEST = {"spectra_full": ("simulate_full", "fit_patches_full", "train_arms_full", "compare_arms_full")}
@@ -263,6 +264,11 @@ class Plan(ExpertJobs):
 
     def _score(self, rule: str) -> Iterator[Wildcards]:
         return (w for w in self._probe(rule) if w["basis"] in self.config["bases"])
+
+    def _illustrate(self, _rule: str) -> Iterator[Wildcards]:
+        """Galleries of sources whose rows are patches of images and that are probed."""
+        pictured = [name for name, source in self.sources.items() if isinstance(source, ImageSource)]
+        return ({"source": name} for name in pictured if self.jobs("probe", source=name))
 
     def _race(self, _rule: str) -> Iterator[Wildcards]:
         return self.races("reduced")

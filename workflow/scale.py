@@ -274,6 +274,7 @@ ON_DEVICE = (
     "measure",
     "fit",
     "evaluate",
+    "illustrate",
     "probe",
     "encode_label",
     "encode_topk",

@@ -246,6 +246,10 @@ class Specs(ExpertSpecs, RaceSpecs):
         """Whose result it is."""
         return dict(w)
 
+    def illustrate(self, w: Wildcards) -> dict[str, Any]:
+        """Whose gallery it is."""
+        return dict(w)
+
     def tabulate(self, w: Wildcards) -> dict[str, Any]:
         """The experiment's name."""
         return dict(w)

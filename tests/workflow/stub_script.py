@@ -33,6 +33,7 @@ BESIDE = {
     "join_codes": ["run.json"],
     "evaluate": ["nmse_curve.csv"],
     "score": ["per_class.csv", "features.csv"],
+    "illustrate": ["pictures.jpg", "maps.png"],
     "write_tables": ["table.csv", "table.md", "summary.json", "manifest.json", "manifest.csv"],
     "render": [
         "nmse_l0.svg",

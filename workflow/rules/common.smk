@@ -100,6 +100,11 @@ def beside(family):
     return [path for name in sources for path in outputs("evaluate", source=name)]
 
 
+def configured_bases(source):
+    """The edges of a source's bases, floors left out."""
+    return [path for basis in config["bases"] for path in outputs("fit", "meta", source=source, basis=basis)]
+
+
 def parts(wildcards):
     """The edges that a manifest of codes joins."""
     return outputs(f"encode_{wildcards.layout}", "part", **{k: v for k, v in wildcards.items() if k != "layout"})

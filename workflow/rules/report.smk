@@ -22,6 +22,29 @@ rule tabulate:
         command("write_tables", "table", "metrics")
 
 
+rule illustrate:
+    input:
+        store="artifacts/{source}/saev/shards/probe_val/store.json",
+        images="artifacts/{source}/images/probe_val/meta.json",
+        metrics=lambda wildcards: outputs("score", "metrics", source=wildcards.source),
+        bases=lambda wildcards: configured_bases(wildcards.source),
+    output:
+        gallery="results/{source}/gallery/gallery.json",
+        pictures="results/{source}/gallery/pictures.jpg",
+        maps="results/{source}/gallery/maps.png",
+    log:
+        "logs/illustrate/{source}.log",
+    conda:
+        DEVICE
+    threads: 1
+    resources:
+        **needs("illustrate", 4000, 60, config["device"]),
+    params:
+        spec=spec_for("illustrate"),
+    shell:
+        command("illustrate", "gallery", "store", "images", "metrics", "bases")
+
+
 rule render:
     input:
         tables="results/tables/{name}/table.json",
@@ -35,6 +58,7 @@ rule render:
         denoised=outputs("score_denoised", "metrics"),
         arms=outputs("compare_arms", "table"),
         races=outputs("race", "race"),
+        galleries=outputs("illustrate", "gallery"),
     output:
         page=figure("reports/{name}/index.html", "Report"),
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
@@ -74,4 +98,5 @@ rule render:
             "denoised",
             "arms",
             "races",
+            "galleries",
         )

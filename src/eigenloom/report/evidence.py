@@ -18,6 +18,7 @@ from eigenloom.errors import StoreError
 from eigenloom.evaluation.arms import TABLE_FORMAT
 from eigenloom.provenance import text_digest
 from eigenloom.report.expert_table import read_table
+from eigenloom.report.gallery import read_gallery
 from eigenloom.report.races import Entry, read_races
 from eigenloom.report.scores import read_reconstruction
 from eigenloom.report.tables import FLOOR_SUFFIX, KEY, RESULT, filled, read_metrics
@@ -65,6 +66,7 @@ class Evidence:
     denoised: Mapping[str, Document] = field(default_factory=dict)
     arms: Mapping[str, Document] = field(default_factory=dict)
     races: Sequence[Entry] = ()
+    galleries: Mapping[str, Document] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Document]:
@@ -118,6 +120,7 @@ def gather(
     denoised: Iterable[Path] = (),
     arms: Iterable[Path] = (),
     races: Iterable[Path] = (),
+    galleries: Iterable[Path] = (),
 ) -> Evidence:
     """Read the edges, and what the figures need beside them.
 
@@ -141,6 +144,7 @@ def gather(
         denoised={path.parts[-3]: _denoised(path) for path in sorted(denoised)},
         arms={path.parts[-3]: _arms(path) for path in sorted(arms)},
         races=read_races(races),
+        galleries={path.parts[-3]: read_gallery(path) for path in sorted(galleries)},
     )
 
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file with its figures and style inside, that loads nothing and runs nothing."""
+"""The page: one HTML file with figures, pictures and style inside, that loads nothing and runs its own script alone."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +17,9 @@ from eigenloom.report.experts import expert_curves, expert_facts, expert_finding
 from eigenloom.report.facts import fact_tables, summary
 from eigenloom.report.figures import class_precision, histories, layer_curves, nmse_against_l0, utilisation
 from eigenloom.report.findings import Finding, compare, find
+from eigenloom.report.gallery import arrange, css
+from eigenloom.report.headline import headline
+from eigenloom.report.interaction import HASH, SCRIPT
 from eigenloom.report.races import draw_races
 from eigenloom.report.stylesheet import CSS
 from eigenloom.report.tables import (
@@ -135,15 +138,6 @@ FIGURES = {
 """Name, which is the file's stem -> how it is drawn, its title, its caption: measured what, on what, against what."""
 
 FACTS = (fact_tables, weight_facts, denoising_facts, attention_facts, expert_facts)
-PUBLISHED = {
-    "columns": ("NMSE", "L0", "Probe R", "mAP", "Purity@16", "Cov@0.3"),
-    "rows": (
-        ("k-means, 16384", ".619", "1", ".001", ".031", ".795", ".026"),
-        ("PCA", ".352", "256", ".259", ".093", ".612", ".079"),
-        ("sparse autoencoder", ".460", "64.1", ".425", ".313", ".748", ".417"),
-        ("Matryoshka sparse autoencoder", ".702", "6.5", ".402", ".319", ".808", ".450"),
-    ),
-}
 
 
 def draw(evidence: Evidence) -> dict[str, str]:
@@ -172,7 +166,7 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
     siblings = [table.with_name(f"{stem}.csv") for table in tables for stem in ("table", "manifest")]
     return environment.from_string(PAGE).render(
         name=name,
-        css=Markup(CSS),
+        css=Markup(CSS + css(g for _, g in sorted(evidence.galleries.items()))),
         summary=summary(evidence),
         findings=[
             {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
@@ -188,7 +182,10 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
         facts=[t for tables in FACTS for t in tables(evidence)],
         manifests=[link(path) for path in siblings if path.name == "manifest.csv"],
         metrics=[{"label": m.label, "meaning": m.meaning, "direction": _direction(m)} for m in METRICS],
-        published=PUBLISHED,
+        headline_table=headline(evidence, link),
+        galleries=arrange(evidence.galleries, evidence.bases, link),
+        script=Markup(SCRIPT),
+        script_hash=HASH,
         missing=[item for table in evidence.tables for item in table["missing"]],
         full=_full(evidence, link),
         downloads=[link(path) for path in [*siblings, *tables]],

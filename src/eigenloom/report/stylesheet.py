@@ -75,6 +75,28 @@ td.wide{white-space:normal;min-width:14rem;text-align:left}
 .results .group+tr>*{border-top:0}
 .results .group th{padding-bottom:.1rem}
 .group .dot{position:sticky;left:.7rem}
+th button{all:unset;cursor:pointer;font:inherit}
+th button:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+th button::after{content:" ↕";color:var(--muted);font-weight:400;opacity:.55}
+th[aria-sort=ascending] button::after{content:" ↑";opacity:1}
+th[aria-sort=descending] button::after{content:" ↓";opacity:1}
+.filter{display:block;font-size:.875rem;color:var(--muted);margin:.6rem 0 -.4rem}
+.filter input{font:inherit;color:inherit;background:var(--paper);border:1px solid var(--grid);border-radius:6px;
+ padding:.25rem .5rem;width:14rem;max-width:60vw}
+tr[hidden]{display:none}
+.wide-table th,.wide-table td{padding:.32rem .5rem}
+tr.role-published>*{color:var(--muted);font-weight:400}
+.gallery{padding:.7rem .9rem;margin:.5rem 0}
+.gallery summary .floor{display:inline;margin-left:.6rem}
+.methods{display:flex;flex-wrap:wrap;gap:.4rem 1.2rem}
+.methods>div{width:268px}
+.tiles{display:flex;gap:3px}
+.methods p{margin:.6rem 0 .2rem;font-size:.875rem;line-height:1.35}
+.tile{display:inline-block;position:relative;width:64px;height:64px;image-rendering:pixelated;
+ border-radius:3px;overflow:hidden}
+.tile i{position:absolute;inset:0;image-rendering:pixelated;opacity:.8;transition:opacity .15s}
+.tile:hover i,.tile:focus i{opacity:0}
+.tile:focus-visible{outline:2px solid var(--link);outline-offset:1px}
 details{margin:1rem 0}
 summary{cursor:pointer;font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.2rem;font-size:.9375rem;margin:.5rem 0}
