@@ -59,7 +59,8 @@ pages: $(VENV)/.dev  ## Regenerate the generated pages of docs/ and the tables o
 	@$(BIN)/python docs/generate.py
 
 docs: pages $(VENV)/.docs  ## Build the documentation into site/ (any warning fails), generated pages first
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@# Not --quiet, which would hide warnings from --strict.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "documentation: $(CURDIR)/site/index.html"
 
 clean:  ## Remove the virtual environment and caches; artifacts and results stay
