@@ -1,5 +1,7 @@
 """The scripts of ``examples/`` and the listings of pages, executed; those about results on made-up results."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_up_results import LAYERS, METHODS, ROOT, path_of, run_script, write_tree
-from pages import blocks, command_lines
+from pages import blocks, command_lines, pages
 
 from eigenloom import ArrayRows, load_basis, save_basis
 from eigenloom.bases.registry import basis_class
@@ -82,6 +84,17 @@ def listings(page):
     """Return the Python listings of a page that can be executed here."""
     found = [block.text for block in blocks(page) if block.language == "python" and not block.title]
     return [text for text in found if not any(word in text for word in NOT_HERE)]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_what_listings_import_exists(page):
+    """In every listing of every page, those that need files of the reader's included."""
+    for block in blocks(page):
+        if block.language == "python":
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("eigenloom"):
+                    module = importlib.import_module(node.module)
+                    assert all(hasattr(module, alias.name) for alias in node.names), block.text
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES)
