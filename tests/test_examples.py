@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from made_up_results import LAYERS, METHODS, ROOT, path_of, run_script, write_tree
 from pages import blocks, command_lines, pages
 
+import configuration
 from eigenloom import ArrayRows, load_basis, save_basis
 from eigenloom.bases.registry import basis_class
 
@@ -114,6 +116,13 @@ def test_the_listings_of_a_page_run(page, results, tmp_path, monkeypatch):
         assert names["metrics"]["metrics"]["probe_r"] == 0.5
     if page.endswith("resume.md"):
         assert not Path("kmeans.resume").exists()
+
+
+def test_the_sources_of_the_page_about_ones_own_data_are_valid():
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    (sources,) = (block.text for block in blocks("docs/howto/own-data.md") if block.language == "yaml")
+    config["sources"].update(yaml.safe_load(sources)["sources"])
+    assert configuration.check(config) == []
 
 
 @pytest.fixture
