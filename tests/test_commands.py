@@ -20,6 +20,7 @@ ELSEWHERE = {
     "export": "of the shell",
     ".": "tests/test_tutorial.py activates the environment",
     "cd": "of the shell",
+    "sed": "tests/test_tutorial.py runs it",
 }
 """Programs that are not looked into here -> what does."""
 MADE_BY_THE_READER = ("workflow/experiments/my-survey/config.yaml", "data/make_survey.py")
