@@ -5,12 +5,14 @@ CONFIG ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := src scripts tests benchmarks workflow
+SOURCES := src scripts tests benchmarks workflow examples $(wildcard docs/*.py)
 
-.PHONY: help run test test-dvc test-slurm test-browser lint format bench record verify stress docs clean
+.PHONY: help install run test test-dvc test-slurm test-browser lint format bench record verify stress pages docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.run  ## Create .venv with the pinned packages of the workflow
 
 run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases, probes, report (CONFIG=path for another)
 	@$(BIN)/python scripts/unlock.py $(if $(CONFIG),--configfile $(CONFIG))
@@ -56,11 +58,16 @@ verify: $(VENV)/.run  ## Compare every artifact with its recorded sha256
 stress: $(VENV)/.dev  ## Kill the workflow 100 times at random moments and compare the artifacts with an undisturbed run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" EIGENLOOM_KILLS=100 $(BIN)/python -m pytest tests/workflow/test_tiny.py -k killed
 
-docs: $(VENV)/.dev  ## Regenerate the generated pages of docs/ and the tables of README.md
+pages: $(VENV)/.dev  ## Regenerate the generated pages of docs/ and the tables of README.md
 	@$(BIN)/python docs/generate.py
 
+docs: pages $(VENV)/.docs  ## Build the documentation into site/ (any warning fails), generated pages first
+	@# Not --quiet, which would hide warnings from --strict.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "documentation: $(CURDIR)/site/index.html"
+
 clean:  ## Remove the virtual environment and caches; artifacts and results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build site src/*.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -83,4 +90,9 @@ $(VENV)/.dvc: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.bench: $(VENV)/.dev
 	@$(PIP) --editable '.[workflow,dev,bench]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "installing MkDocs into $(VENV) ..."
+	@$(PIP) --editable '.[workflow,dev,docs]'
 	@touch $@

@@ -1,11 +1,15 @@
-"""Generated pages are fresh, the README's listing runs, its commands exist, and its links lead somewhere."""
+"""Generated pages are fresh and show every public name, the README's listing runs, links lead somewhere."""
 
 import importlib.util
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+import eigenloom
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,14 +24,73 @@ def generate():
     return module
 
 
-@pytest.mark.parametrize(("page", "render"), [("config.md", "config_page"), ("performance.md", "performance_page")])
+@pytest.mark.parametrize(
+    ("page", "render"),
+    [
+        ("config.md", "config_page"),
+        ("performance.md", "performance_page"),
+        ("api.md", "api_page"),
+        ("scripts.md", "scripts_page"),
+    ],
+)
 def test_generated_pages_are_fresh(generate, page, render):
-    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == getattr(generate, render)(), "run `make docs`"
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8").endswith(getattr(generate, render)()), "run `make pages`"
+
+
+@pytest.mark.parametrize(("name", "module"), sorted(eigenloom._EXPORTS.items()))
+def test_every_public_name_has_a_docstring_that_the_pages_show(generate, name, module):
+    from generate_api import definition, documented, text_of
+
+    words = documented(name, module)
+    assert len(words) > 20, f"{module}.{name} has no docstring of its own"
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    section = page.split(f"\n### {name}\n")[1].split("\n### ")[0]
+    assert text_of(definition(name, module)) in section
+    assert words.splitlines()[0].replace("``", "`") in section
+
+
+def test_the_page_of_scripts_names_every_executable_and_its_arguments(generate):
+    page = (ROOT / "docs/scripts.md").read_text(encoding="utf-8")
+    for path in (ROOT / "scripts").glob("*.py"):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            assert f"### {path.name}\n" in page or f"| `{path.name}` |" in page
+    assert "| `--block-size BLOCK_SIZE` | `262144` | columns read at a time, a power of two |" in page
+
+
+def test_every_page_is_in_the_navigation():
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- .*: (\S+\.md)$", site, re.M)
+    found = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert set(listed) == found - set(yaml.safe_load(site)["exclude_docs"].split())
+    assert len(listed) == len(set(listed))
+
+
+def test_the_site_may_load_nothing_from_the_network(tmp_path):
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    shown = "".join(f'<h3 id="{name.lower()}">{name}</h3>' for name in eigenloom._EXPORTS)
+    (tmp_path / "api.html").write_text(shown + '<a href="https://arxiv.org/abs/1">paper</a>', encoding="utf-8")
+    hooks.on_post_build({"site_dir": str(tmp_path)})
+    (tmp_path / "api.html").write_text(shown.replace(">PCA<", "><").replace('"pca"', '"pc"'), encoding="utf-8")
+    (tmp_path / "a.css").write_text("@import url(https://fonts.example/x.css);", encoding="utf-8")
+    (tmp_path / "b.html").write_text(
+        '<script src="//cdn.example/x.js"></script><link rel="stylesheet" href="https://cdn.example/x.css">'
+        '<link rel="canonical" href="https://docs.example/">', encoding="utf-8",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as caught:
+        hooks.on_post_build({"site_dir": str(tmp_path)})
+    assert str(caught.value).splitlines() == [
+        "a.css: loads https://fonts.example/x.css from the network",
+        "b.html: loads //cdn.example/x.js from the network",
+        "b.html: loads https://cdn.example/x.css from the network",
+        "api.html: PCA is not shown",
+    ]
 
 
 def test_the_costs_of_the_published_scale_are_those_of_its_configuration(generate):
     page = (ROOT / "docs/howto/scale.md").read_text(encoding="utf-8")
-    assert generate.filled(page, {"costs": generate.costs_table()}) == page, "run `make docs`"
+    assert generate.filled(page, {"costs": generate.costs_table()}) == page, "run `make pages`"
     assert "| **all** | **" in page
 
 
@@ -42,7 +105,26 @@ def test_the_readmes_table_is_that_of_the_committed_results(generate):
     if table is None or readme is None:
         pytest.skip("the results of the default experiment are not committed here")
     block = generate.results_table(table)
-    assert f"<!-- begin results -->\n{block}\n<!-- end results -->" in readme, "run `make docs`"
+    assert f"<!-- begin results -->\n{block}\n<!-- end results -->" in readme, "run `make pages`"
+
+
+def test_the_table_of_claims_is_that_of_the_committed_results(generate):
+    page = committed("docs/claims.md")
+    if page is None or committed("results/stars/attention/table.json") is None:
+        pytest.skip("the results of the default experiment are not committed here")
+
+    def read(name):
+        text = committed(name)
+        return None if text is None else json.loads(text)
+
+    block = generate.claims_table(read)
+    assert block.count("\n") > 5
+    assert f"<!-- begin claims -->\n{block}\n<!-- end claims -->" in page, "run `make pages`"
+
+
+def test_the_readme_is_short():
+    assert README.count("\n") <= 150
+    assert re.search(r"!\[[^]]+\]\(results/reports/default/\w+\.svg\)", README)
 
 
 def test_the_readmes_listing_runs(tmp_path, monkeypatch):
@@ -52,11 +134,6 @@ def test_the_readmes_listing_runs(tmp_path, monkeypatch):
     exec(compile(listing, "README.md", "exec"), names)
     assert names["codes"].shape == (5, 16)
     assert names["centers"].shape == (256, 64)
-
-
-def test_the_readmes_make_targets_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
 @pytest.mark.parametrize(
