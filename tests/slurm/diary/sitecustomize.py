@@ -12,11 +12,16 @@ import time
 KEYS = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")
 
 
+def script_of(words: list[str]) -> str:
+    """Return the script of a command line, which scripts/start.py may run."""
+    return words[2] if words[1] == "scripts/start.py" else words[1]
+
+
 def note(event: str, words: list[str]) -> None:
     """Append one line to the diary."""
     entry = {
         "event": event,
-        "script": words[1].removeprefix("scripts/").removesuffix(".py"),
+        "script": script_of(words).removeprefix("scripts/").removesuffix(".py"),
         "out": words[words.index("--out") + 1],
         "time": time.time(),
         **{key: os.environ.get(key) for key in KEYS},
