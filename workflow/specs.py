@@ -204,11 +204,12 @@ class Specs(ExpertSpecs, RaceSpecs):
 
     def fit(self, w: Wildcards) -> dict[str, Any]:
         """Kind and parameters of the basis."""
+        file = self.plan.file(w["basis"], w["layer"])
         return {
             "seed": self.config["seed"],
             "layer": w["layer"],
             "standardize": self.config["standardize"],
-            "basis": self.plan.bases[w["basis"]],
+            "basis": {**self.plan.bases[w["basis"]], **({"path": file} if file else {})},
         }
 
     def encode_label(self, w: Wildcards) -> dict[str, Any]:

@@ -115,6 +115,28 @@ BAD_VALUES = [
     (f"{SCENES}/splits/probe_val", ..., "splits: `probe_train` and `probe_val` come together or not at all"),
     (f"{SCENES}/splits/test", CUT, "unknown key `test`; known: fit_train, fit_val, probe_train, probe_val"),
     (f"{SCENES}/images/scenes", {"kind": "image_folder"}, "sources.scenes.images.scenes: missing key `root`"),
+    ("bases/sae/n_active", 400, "bases.sae.n_active: 400, but n_components is 384"),
+    ("bases/a", {"kind": "dictionary", "n_components": 9}, "bases.a: missing key `path`"),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "data/sae.safetensors", "n_components": 9, "sources": ["scenes"]},
+        "bases.a.path: one file for layer-01, layer-03 of scenes; put `{layer}` where they differ",
+    ),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "/data/{layer}", "n_components": 9},
+        "bases.a.path: `/data/{layer}` must be relative to the repository; link a folder elsewhere below `data/`",
+    ),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "data/{layer}", "n_components": 9, "activation": "topk"},
+        "bases.a.n_active: goes with `activation: topk`, and only with it",
+    ),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "data/{layer}", "n_components": 9, "threshold": 1.0},
+        "bases.a.threshold: goes with `activation: jumprelu`, and only with it",
+    ),
     (
         f"{SCENES}/images/scenes",
         {"kind": "image_folder", "root": "/data"},

@@ -48,6 +48,7 @@ def default() -> dict[str, Any]:
     config["weights"]["runs"]["again"] = {"source": "scenes", "optimizer": {"kind": "spectra_teon"}}
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
+    config["bases"]["taken"] = {"kind": "dictionary", "path": "data/{layer}.safetensors", "n_components": 512}
     config["bases"]["kernel-pca"]["codings"] = ["topk", "dense"]
     config["bases"]["kmeans-064"]["codings"] += ["near", "few", "inverse-distance-nearest"]
     config["encode"]["materialize"] = ["label", "topk", "dense"]
@@ -231,6 +232,25 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "bases/long/r_factor": (8.0, {"fit"}),
     "bases/long/power_iter": (0, {"fit"}),
     "bases/long/block_size": (1024, {"fit"}),
+    "bases/taken/path": ("data/other-{layer}.safetensors", {"fit"}),
+    "bases/taken/n_components": (64, {"fit", "evaluate", "encode_topk", *CODINGS}),
+    "bases/taken/activation": None,  # goes with one of the next two
+    "bases/taken/n_active": None,
+    "bases/taken/threshold": None,
+    "bases/taken/rows": ("standardized", {"fit"}),
+    "bases/taken/subtract_bias": (False, {"fit"}),
+    **{
+        f"bases/taken/keys/{key}": ("x", {"fit"})
+        for key in ("encoder", "encoder_bias", "decoder", "decoder_bias", "threshold")
+    },
+    "bases/sae/n_components": (400, {"fit"}),
+    **{
+        f"bases/sae/{key}": (value, {"fit"})
+        for key, value in {
+            "n_active": 8, "steps": 9, "batch_size": 9, "lr": 0.1, "warmup": 9, "dead_after": 9, "n_aux": 9,
+            "aux_weight": 0.5,
+        }.items()
+    },
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -368,6 +388,23 @@ def test_every_key_of_the_schema_has_its_edit():
               for k in ("images", "n_examples", "first", "n_shards")}  # fmt: skip
     missing = {leaf for leaf in leaves(schema(), ()) if leaf not in tested} - splits
     assert missing == {("codings", "*")}  # codings that have a kind and nothing else
+
+
+def test_a_dictionary_has_a_file_per_layer_and_its_activation_goes_with_a_number():
+    config = default()
+    plan = plan_of(config)
+    at = {"source": "scenes", "layer": "layer-03"}
+    assert plan.file("taken", "layer-03") == plan.file("taken-random", "layer-03") == "data/layer-03.safetensors"
+    assert plan.file("pca", "layer-03") is None
+    assert Specs(plan).fit({**at, "basis": "taken"})["basis"]["path"] == "data/layer-03.safetensors"
+    assert Specs(plan).fit({**at, "basis": "taken-random"})["basis"]["random"] is True
+    floor = Specs(plan).fit({**at, "basis": "sae-random"})["basis"]
+    assert floor == {"kind": "sae", "n_components": 384, "n_active": 16, "steps": 0}
+    for edit in ({"activation": "topk", "n_active": 16}, {"activation": "jumprelu", "threshold": 0.1}):
+        after = copy.deepcopy(config)
+        after["bases"]["taken"] |= edit
+        one, two = texts(config), texts(after)
+        assert {job[0] for job in one if one[job] != two[job]} == {"fit"}
 
 
 def test_another_network_changes_what_is_recorded():
