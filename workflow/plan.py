@@ -31,6 +31,7 @@ FAMILIES = {
     ),
     "stores": (
         "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
+        "adopt",
     ),
     "weights": ("train_run", "decompose", "rebuild"),
     "experts": ("train_moe", "fit_bank", "judge_bank", "judge_baselines", "tabulate_experts"),

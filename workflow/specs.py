@@ -194,9 +194,17 @@ class Specs(ExpertSpecs, RaceSpecs):
             "family": FAMILY,
         }
 
+    def adopt(self, w: Wildcards) -> dict[str, Any]:
+        """Where a recording lies, and what its labels mean."""
+        config = self.plan.sources[w["source"]].config
+        facts = {key: config[key] for key in ("checksums", "classes", "void")}
+        return {**w, "path": config["splits"][w["split"]]["path"], **facts}
+
     def measure(self, w: Wildcards) -> dict[str, Any]:
-        """The shards of one partial."""
-        return self._part(w, "measure")
+        """The shards of one partial, and the layers where not all that are stored count."""
+        chosen = self.plan.sources[w["source"]]
+        layers = {"layers": chosen.layer_numbers} if chosen.config["kind"] == "recorded" else {}
+        return {**self._part(w, "measure"), **layers}
 
     def join_moments(self, w: Wildcards) -> dict[str, Any]:
         """The layer."""

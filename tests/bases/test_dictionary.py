@@ -152,6 +152,8 @@ def test_the_floor_is_as_sparse_and_knows_nothing_of_the_file(tmp_path, rows, ac
     error = (floor.decode(floor.encode(rows)) - rows).square().sum()
     assert error < (rows - rows.mean(0)).square().sum()
     assert (floor.random, basis.random) == (True, False)
+    save_basis(floor, tmp_path / "floor")
+    assert torch.equal(load_basis(tmp_path / "floor").encode(rows), floor.encode(rows))
 
 
 def test_random_elements_leave_constant_features_alone():

@@ -129,7 +129,7 @@ class ExternalDictionary(SparseCode):
             encoder_bias=torch.zeros(self.n_elements),
             threshold=drawn["threshold"],
             decoder=drawn["decoder"],
-            decoder_bias=center,
+            decoder_bias=center.clone(),
             activation="topk" if self.n_active else "jumprelu",
             random=True,
         )
