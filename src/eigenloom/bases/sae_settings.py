@@ -23,7 +23,7 @@ class Settings:
     n_active: int = 16
     steps: int = 2000
     batch_size: int = 1024
-    lr: float = 2e-3
+    lr: float = 5e-3
     warmup: int = 50
     dead_after: int = 16_384
     n_aux: int | None = None
