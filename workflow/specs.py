@@ -197,14 +197,13 @@ class Specs(ExpertSpecs, RaceSpecs):
     def adopt(self, w: Wildcards) -> dict[str, Any]:
         """Where a recording lies, and what its labels mean."""
         config = self.plan.sources[w["source"]].config
-        facts = {key: config[key] for key in ("checksums", "classes", "void")}
-        return {**w, "path": config["splits"][w["split"]]["path"], **facts}
+        own = {key: config[key] for key in ("checksums", "classes", "void")}
+        return {**w, **config["splits"][w["split"]], **own}
 
     def measure(self, w: Wildcards) -> dict[str, Any]:
         """The shards of one partial, and the layers where not all that are stored count."""
-        chosen = self.plan.sources[w["source"]]
-        layers = {"layers": chosen.layer_numbers} if chosen.config["kind"] == "recorded" else {}
-        return {**self._part(w, "measure"), **layers}
+        source, part = self.plan.sources[w["source"]], self._part(w, "measure")
+        return part | ({"layers": source.layer_numbers} if source.config["kind"] == "recorded" else {})
 
     def join_moments(self, w: Wildcards) -> dict[str, Any]:
         """The layer."""
@@ -213,12 +212,9 @@ class Specs(ExpertSpecs, RaceSpecs):
     def fit(self, w: Wildcards) -> dict[str, Any]:
         """Kind and parameters of the basis."""
         file = self.plan.file(w["basis"], w["layer"])
-        return {
-            "seed": self.config["seed"],
-            "layer": w["layer"],
-            "standardize": self.config["standardize"],
-            "basis": {**self.plan.bases[w["basis"]], **({"path": file} if file else {})},
-        }
+        basis = {**self.plan.bases[w["basis"]], **({"path": file} if file else {})}
+        head = {"seed": self.config["seed"], "layer": w["layer"], "standardize": self.config["standardize"]}
+        return {**head, "basis": basis}
 
     def encode_label(self, w: Wildcards) -> dict[str, Any]:
         """The nearest centre of every row."""
