@@ -16,6 +16,7 @@ def main(job: Job) -> None:
     """Walk each shard once per layer; stack the sums as ``[shard, layer, ...]``."""
     store, console = open_store(job["store"]), Console()
     device = resolve_device(job.device)
+    layers = job.spec.get("layers", list(store.layers))
     measured = [
         [
             moments_of_rows(
@@ -24,15 +25,15 @@ def main(job: Job) -> None:
                 rows_per_example=store.tokens_per_example,
                 progress=console,
             )
-            for layer in store.layers
+            for layer in layers
         ]
         for shard in job.spec["shards"]
     ]
     arrays = {
-        name: torch.stack([torch.stack([moments.arrays()[name] for moments in layers]) for layers in measured])
+        name: torch.stack([torch.stack([moments.arrays()[name] for moments in sums]) for sums in measured])
         for name in ("mean", "scatter", "minimum", "maximum")
     }
-    n_rows = [layers[0].n_rows for layers in measured]
+    n_rows = [sums[0].n_rows for sums in measured]
     arrays["n_rows"] = torch.tensor(n_rows)
     path = job.out.with_suffix(".safetensors")
     digest = write_bytes(path, save(arrays))
@@ -42,7 +43,7 @@ def main(job: Job) -> None:
         "version": 1,
         "part": job.spec["part"],
         "shards": job.spec["shards"],
-        "layers": list(store.layers),
+        "layers": layers,
         "n_rows": sum(n_rows),
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": digest}},
         "spec": job.spec,

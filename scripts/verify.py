@@ -18,6 +18,7 @@ from eigenloom.provenance import file_digest
 from eigenloom.store.atomic import read_json
 from eigenloom.store.recording import open_store
 from eigenloom.store.sidecar import FORMAT as RECORDING
+from eigenloom.store.sidecar import home_of
 
 Facts = dict[str, Any]
 digest = cache(file_digest)
@@ -45,8 +46,9 @@ def problems(edge: Path, root: Path) -> Iterator[str]:
     if not isinstance(document, dict):
         yield f"{edge}: is not an edge"
         return
+    home = home_of(document, edge) if document.get("format") == RECORDING else edge.parent
     for name, facts in [] if edge.name in RESULTS else recorded_files(document):
-        path = edge.parent / name
+        path = home / name
         if Path(name).name != name:
             yield f"{edge}: names {name!r}, which leaves its directory"
         elif not path.is_file():
@@ -69,6 +71,15 @@ def protocol_problems(edge: Path) -> Iterator[str]:
         open_store(edge)
     except StoreError as error:
         yield from str(error).splitlines()
+
+
+def not_recorded(edges: list[Path]) -> Iterator[str]:
+    """List the recordings of whose shards no sha256 is known: adopted ones, with ``checksums: false``."""
+    for edge in edges:
+        document = read_json(edge)
+        shards = document.get("shards", []) if document.get("format") == RECORDING else []
+        if n := sum(entry["sha256"] is None for entry in shards):
+            yield f"{edge}: the sha256 of {n} shards in {home_of(document, edge)} is not recorded"
 
 
 def edges_of(root: Path) -> list[Path]:
@@ -99,7 +110,7 @@ def main() -> None:
         sys.exit(
             f"{len(found)} problem(s) in {len(edges)} edges; delete what is named, then run again or `dvc checkout`"
         )
-    print(f"{len(edges)} edges, all as recorded")
+    print("\n".join([*not_recorded(edges), f"{len(edges)} edges, all as recorded"]))
 
 
 def is_edge(path: Path) -> bool:

@@ -116,8 +116,21 @@ def _bases(config: Config) -> Iterator[str]:
             yield f"bases.{name}.init_rows: {basis['init_rows']} rows cannot seed {basis['n_clusters']} clusters"
         if 0 < (basis.get("n_landmarks") or 0) < basis.get("n_components", 0):
             yield f"bases.{name}.n_components: {basis['n_components']}, but n_landmarks is {basis['n_landmarks']}"
+        if basis["kind"] in ("dictionary", "sae"):
+            yield from _dictionary(basis, f"bases.{name}")
         if not basis.get("codings"):
             yield f"bases.{name}: missing key `codings`"
+
+
+def _dictionary(basis: Config, at: str) -> Iterator[str]:
+    """Activation and sizes of a dictionary."""
+    n_active, activation = basis["n_active"], basis.get("activation", "topk")
+    if (activation == "topk") != (n_active is not None):
+        yield f"{at}.n_active: goes with `activation: topk`, and only with it"
+    elif n_active is not None and n_active > basis["n_components"]:
+        yield f"{at}.n_active: {n_active}, but n_components is {basis['n_components']}"
+    if basis.get("threshold") is not None and activation != "jumprelu":
+        yield f"{at}.threshold: goes with `activation: jumprelu`, and only with it"
 
 
 def _codings(config: Config) -> Iterator[str]:
@@ -139,6 +152,11 @@ def _sizes(plan: Plan) -> Iterator[str]:
             n_clusters, n_components = entry.get("n_clusters") or 0, entry.get("n_components") or 0
             if n_clusters > n_rows:
                 yield f"bases.{name}.n_clusters: {n_clusters}, but fit_train of {source.name} has {n_rows} rows"
+            if entry["kind"] == "sae" and n_components > n_rows:
+                yield f"bases.{name}.n_components: {n_components}, but fit_train of {source.name} has {n_rows} rows"
+            if len(source.layers) > 1 and "{layer}" not in entry.get("path", "{layer}"):
+                layers = ", ".join(source.layers)
+                yield f"bases.{name}.path: one file for {layers} of {source.name}; put `{{layer}}` where they differ"
             if (n_landmarks := entry.get("n_landmarks") or 0) > n_rows:
                 yield f"bases.{name}.n_landmarks: {n_landmarks}, but fit_train of {source.name} has {n_rows} rows"
             if n_components > source.width and not find_kind(entry["kind"]).beyond_width:

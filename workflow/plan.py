@@ -24,7 +24,7 @@ CODINGS_BY_GEOMETRY = {
 }  # fmt: skip
 PLANNING_KEYS = ("kind", "codings", "sources")
 """Keys of a basis that are no parameters of its fit."""
-GPU_FITS = ("kmeans", "kernel_pca", "robust_pca")
+GPU_FITS = ("kmeans", "kernel_pca", "robust_pca", "sae")
 """Kinds whose fit profits from a GPU; the others are one small eigendecomposition once moments exist."""
 FAMILIES = {
     "spectra": (
@@ -32,6 +32,7 @@ FAMILIES = {
     ),
     "stores": (
         "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
+        "adopt",
     ),
     "weights": ("train_run", "decompose", "rebuild"),
     "experts": ("train_moe", "fit_bank", "judge_bank", "judge_baselines", "tabulate_experts"),
@@ -85,6 +86,11 @@ class Plan(ExpertJobs):
     def geometry(self, basis: str) -> str:
         """Say where a basis's codes come from: ``distance`` or ``projection``."""
         return find_kind(self.bases[basis]["kind"]).geometry
+
+    def file(self, basis: str, layer: str) -> str | None:
+        """Return the user's file that a basis of one layer is read from; None where it is fitted."""
+        path = self.bases[basis].get("path")
+        return path and path.replace("{layer}", layer)
 
     def n_elements(self, basis: str, source: str) -> int:
         """Return the width of a code, as far as the configuration tells; mostly at most the row length."""

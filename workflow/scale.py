@@ -194,6 +194,11 @@ def _fit(plan: Plan, job: Wildcards) -> Work:
     if entry["kind"] == "kernel_pca":
         landmarks = entry["n_landmarks"]
         return Work(2.0 * rows * landmarks * (width + landmarks), read=one_pass, written=written)
+    if entry["kind"] == "sae":  # five products per step, and four more where elements are dead
+        n_rows = float(entry["steps"] * entry.get("batch_size", 0))
+        return Work(10.0 * n_rows * k * width, read=n_rows * _row_bytes(source), written=2 * written)
+    if entry["kind"] == "dictionary":
+        return Work(read=2 * written, written=2 * written)
     if entry["kind"] in ("pca", "random_directions"):
         return Work(10.0 * width**3, written=written)
     return Work(2.0 * rows * k * width + 10.0 * width**3, read=one_pass, written=written)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_source import ImageSource
+from recorded_source import RecordedSource
 from source import Source
 from spectra_source import SpectraSource
 
-KINDS: dict[str, type[Source]] = {"images": ImageSource, "spectra": SpectraSource}
+KINDS: dict[str, type[Source]] = {"images": ImageSource, "recorded": RecordedSource, "spectra": SpectraSource}
 
 
 def build(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:

@@ -194,9 +194,16 @@ class Specs(ExpertSpecs, RaceSpecs):
             "family": FAMILY,
         }
 
+    def adopt(self, w: Wildcards) -> dict[str, Any]:
+        """Where a recording lies, and what its labels mean."""
+        config = self.plan.sources[w["source"]].config
+        own = {key: config[key] for key in ("checksums", "classes", "void")}
+        return {**w, **config["splits"][w["split"]], **own}
+
     def measure(self, w: Wildcards) -> dict[str, Any]:
-        """The shards of one partial."""
-        return self._part(w, "measure")
+        """The shards of one partial, and the layers where not all that are stored count."""
+        source, part = self.plan.sources[w["source"]], self._part(w, "measure")
+        return part | ({"layers": source.layer_numbers} if source.config["kind"] == "recorded" else {})
 
     def join_moments(self, w: Wildcards) -> dict[str, Any]:
         """The layer."""
@@ -204,12 +211,10 @@ class Specs(ExpertSpecs, RaceSpecs):
 
     def fit(self, w: Wildcards) -> dict[str, Any]:
         """Kind and parameters of the basis."""
-        return {
-            "seed": self.config["seed"],
-            "layer": w["layer"],
-            "standardize": self.config["standardize"],
-            "basis": self.plan.bases[w["basis"]],
-        }
+        file = self.plan.file(w["basis"], w["layer"])
+        basis = {**self.plan.bases[w["basis"]], **({"path": file} if file else {})}
+        head = {"seed": self.config["seed"], "layer": w["layer"], "standardize": self.config["standardize"]}
+        return {**head, "basis": basis}
 
     def encode_label(self, w: Wildcards) -> dict[str, Any]:
         """The nearest centre of every row."""
@@ -243,18 +248,10 @@ class Specs(ExpertSpecs, RaceSpecs):
         }
 
     def score(self, w: Wildcards) -> dict[str, Any]:
-        """Whose result it is."""
+        """Whose result, gallery, table or page it is."""
         return dict(w)
 
-    def illustrate(self, w: Wildcards) -> dict[str, Any]:
-        """Whose gallery it is."""
-        return dict(w)
-
-    def tabulate(self, w: Wildcards) -> dict[str, Any]:
-        """The experiment's name."""
-        return dict(w)
-
-    render = tabulate
+    illustrate = tabulate = render = score
 
     def _study(self, w: Wildcards, suffix: str) -> Study:
         """Return the study of attention whose rules end so."""

@@ -26,7 +26,9 @@ DIRECTORIES = {
     "decompose": "artifacts/weights/{collection}",
     "train_moe": "artifacts/{moe}/trainings/{training}",
     "fit_bank": "artifacts/{moe}/{bank}",
-    **dict.fromkeys(("record", "label", "record_spectra", "label_spectra", "join_store"), "artifacts/{source}/saev"),
+    **dict.fromkeys(
+        ("record", "label", "record_spectra", "label_spectra", "join_store", "adopt"), "artifacts/{source}/saev"
+    ),
     **dict.fromkeys(("measure", "join_moments"), "artifacts/{source}/moments"),
     "fit": "artifacts/{source}/bases/{basis}",
     **dict.fromkeys(("encode_label", "encode_topk", "encode_dense", "join_codes"), "artifacts/{source}/codes/{basis}"),

@@ -15,6 +15,8 @@ _EXPORTS = {
     "KMeans": "eigenloom.bases.kmeans",
     "PCA": "eigenloom.bases.pca",
     "SRHTPCA": "eigenloom.bases.srht_pca",
+    "SparseAutoencoder": "eigenloom.bases.sae",
+    "ExternalDictionary": "eigenloom.bases.dictionary",
     "RandomDirections": "eigenloom.bases.random_directions",
     "RobustPCA": "eigenloom.bases.robust_pca",
     "load_basis": "eigenloom.bases.base",

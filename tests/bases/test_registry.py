@@ -16,7 +16,7 @@ def test_every_kind_is_where_the_registry_says():
 
 
 def test_an_unknown_kind_is_named_with_the_known_ones():
-    known = "kernel_pca, kmeans, pca, random_directions, robust_pca, srht_pca"
+    known = "dictionary, kernel_pca, kmeans, pca, random_directions, robust_pca, sae, srht_pca"
     with pytest.raises(ConfigError, match=f"'kmaens' is not a kind of basis; known: {known}"):
         find_kind("kmaens")
 
@@ -30,6 +30,9 @@ def test_floors_are_random_bases_of_the_same_size():
     assert floor == {
         "kind": "kernel_pca", "n_components": 9, "kernel": "poly", "landmark_choice": "uniform", "directions": "random",
     }  # fmt: skip
+    sae = {"n_components": 9, "n_active": 3, "lr": 0.1, "steps": 100}
+    assert floor_of("sae", sae) == {"kind": "sae", "n_components": 9, "n_active": 3, "steps": 0}
+    assert floor_of("dictionary", {"path": "x"}) == {"kind": "dictionary", "path": "x", "random": True}
 
 
 def test_the_registry_loads_no_torch():

@@ -26,6 +26,7 @@ BESIDE = {
     "label": ["labels.bin", "labels.run.json"],
     "label_spectra": ["labels.bin", "labels.run.json"],
     "join_store": ["metadata.json", "shards.json", "run.json"],
+    "adopt": ["run.json"],
     "measure": ["{stem}.safetensors", "{stem}.run.json"],
     "join_moments": ARTIFACT,
     "fit": ARTIFACT,

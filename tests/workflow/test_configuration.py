@@ -1,6 +1,7 @@
 """Every mistake gets one line that names the key, what was found and what would be right."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from configuration import check, schema
+from eigenloom.store.protocol import Metadata, metadata_bytes
 from plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +117,28 @@ BAD_VALUES = [
     (f"{SCENES}/splits/probe_val", ..., "splits: `probe_train` and `probe_val` come together or not at all"),
     (f"{SCENES}/splits/test", CUT, "unknown key `test`; known: fit_train, fit_val, probe_train, probe_val"),
     (f"{SCENES}/images/scenes", {"kind": "image_folder"}, "sources.scenes.images.scenes: missing key `root`"),
+    ("bases/sae/n_active", 400, "bases.sae.n_active: 400, but n_components is 384"),
+    ("bases/a", {"kind": "dictionary", "n_components": 9}, "bases.a: missing key `path`"),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "data/sae.safetensors", "n_components": 9, "sources": ["scenes"]},
+        "bases.a.path: one file for layer-01, layer-03 of scenes; put `{layer}` where they differ",
+    ),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "/data/{layer}", "n_components": 9},
+        "bases.a.path: `/data/{layer}` must be relative to the repository; link a folder elsewhere below `data/`",
+    ),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "data/{layer}", "n_components": 9, "activation": "topk"},
+        "bases.a.n_active: goes with `activation: topk`, and only with it",
+    ),
+    (
+        "bases/a",
+        {"kind": "dictionary", "path": "data/{layer}", "n_components": 9, "threshold": 1.0},
+        "bases.a.threshold: goes with `activation: jumprelu`, and only with it",
+    ),
     (
         f"{SCENES}/images/scenes",
         {"kind": "image_folder", "root": "/data"},
@@ -189,6 +213,55 @@ def test_a_mistake_is_one_line(path, value, line):
     lines = check(changed(path, value))
     assert len(lines) == 1, lines
     assert line in lines[0]
+
+
+def recorded(root: Path, **changes: Any) -> dict[str, Any]:
+    """A configuration with recordings below ``root``; ``changes`` are those of the description of fit_val."""
+    config = load()
+    splits = ("fit_train", "fit_val", "probe_train", "probe_val")
+    for split in splits:
+        (root / split).mkdir()
+        facts = {"layers": (0, 2), "d_model": 96, "ckpt": "x"} | (changes if split == "fit_val" else {})
+        metadata = Metadata("dinov2", facts["ckpt"], facts["layers"], 64, True, facts["d_model"], 500, 2**20, "", "a")
+        (root / split / "metadata.json").write_bytes(metadata_bytes(metadata))
+        (root / split / "labels.bin").write_bytes(b"")
+    paths = {split: {"path": f"{os.path.relpath(root)}/{split}"} for split in splits}
+    config["sources"]["taken"] = {"kind": "recorded", "splits": paths, "classes": ["a", "b"]}
+    return config
+
+
+def test_recordings_are_looked_at_when_planning(tmp_path):
+    config = recorded(tmp_path)
+    assert check(copy.deepcopy(config)) == []
+    taken = config["sources"]["taken"]
+    here = os.path.relpath(tmp_path)
+    for change, lines in {
+        ("layers", (1, 2)): [f"layers: no layer 1 in {here}/fit_train; stored are 0, 2 (0-based)"],
+        ("void", 2): ["void: 2, but there are 2 classes, counted from 0"],
+        ("classes", None): ["classes: probes need the names of the labels, or their number"],
+    }.items():
+        edited = copy.deepcopy(config)
+        key, value = change
+        edited["sources"]["taken"][key] = list(value) if isinstance(value, tuple) else value
+        assert check(edited) == [f"sources.taken.{line}" for line in lines]
+    taken["splits"]["fit_val"]["path"] = f"{here}/fit_train/../fit_train"
+    assert check(copy.deepcopy(config)) == ["sources.taken.splits.fit_val.path: is the recording that fit_train is"]
+    taken["splits"]["fit_val"]["path"] = f"{here}/gone"
+    (line,) = check(copy.deepcopy(config))
+    assert line.startswith(f"sources.taken.splits.fit_val.path: {here}/gone/metadata.json: no such file")
+    (tmp_path / "probe_val/labels.bin").unlink()
+    (tmp_path / "probe_train/metadata.json").write_text('{"protocol": "1.1"}')
+    assert len(check(copy.deepcopy(config))) == 3
+    assert any("protocol 1.1 is refused" in line for line in check(config))
+
+
+def test_recordings_of_one_source_belong_together(tmp_path):
+    lines = check(recorded(tmp_path, d_model=97, ckpt="y", layers=(0,)))
+    assert lines == [
+        "sources.taken.splits.fit_val.path: its ckpt is 'y', but that of fit_train is 'x'",
+        "sources.taken.splits.fit_val.path: its layers is (0,), but that of fit_train is (0, 2)",
+        "sources.taken.splits.fit_val.path: its d_model is 97, but that of fit_train is 96",
+    ]
 
 
 def folders(**changes: Any) -> dict[str, Any]:

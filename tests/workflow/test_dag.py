@@ -150,7 +150,15 @@ def test_a_gpu_is_asked_for_where_it_pays(fresh):
     for rule, _, gpu in jobs:
         asked[rule] = asked.get(rule, "") + gpu
     fits = {(path.split("/")[3], gpu) for rule, path, gpu in jobs if rule == "fit"}
-    profiting = {"kmeans-016", "kmeans-016-random", "kernel-pca", "kernel-pca-random", "robust-pca"}
+    profiting = {
+        "kmeans-016",
+        "kmeans-016-random",
+        "kernel-pca",
+        "kernel-pca-random",
+        "robust-pca",
+        "sae",
+        "sae-random",
+    }
     assert {basis for basis, gpu in fits if gpu == "1"} == profiting
     assert {basis for basis, gpu in fits if gpu == "0"} == {
         "pca", "pca-random", "srht-pca", "srht-pca-random", "robust-pca-random",

@@ -1,6 +1,9 @@
 """What a configuration asks for, and which jobs an edit of each key changes, without Snakemake."""
 
 import copy
+import os
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import yaml
 
 import specs as specs_module
 from configuration import check, schema
+from eigenloom.store.protocol import Metadata, metadata_bytes
 from plan import FAMILIES, ON_REQUEST, Plan
 from source import cuts, held_out_places
 from specs import Specs
@@ -23,8 +27,20 @@ def _one_digest(monkeypatch):
     monkeypatch.setattr(specs_module, "code", lambda rule, kind: f"{rule} {kind}")
 
 
+@cache
+def recordings() -> tuple[str, tempfile.TemporaryDirectory]:
+    """Three recordings of which only the description is there: more a plan does not read."""
+    held = tempfile.TemporaryDirectory()
+    for name, n_examples in (("one", 1000), ("two", 100), ("three", 100)):
+        directory = Path(held.name, name)
+        directory.mkdir()
+        metadata = Metadata("dinov3", "dinov3_vits16", (0, 2), 4, True, 64, n_examples, 1000, "", "images")
+        (directory / "metadata.json").write_bytes(metadata_bytes(metadata))
+    return os.path.relpath(held.name), held
+
+
 def default() -> dict[str, Any]:
-    """The default configuration and, so that every key occurs, sources of folders and of one's own spectra."""
+    """The default configuration and, so that every key occurs, sources of folders, spectra, recordings of one's own."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     config["sources"]["photos"] = {
         "images": {
@@ -45,9 +61,15 @@ def default() -> dict[str, Any]:
         "spectra": {"kind": "hdf5", "path": "data/own.h5", "n_pixels": 512},
         "splits": {"fit_train": {"n_examples": 900}, "fit_val": {"n_examples": 100}},
     }
+    config["sources"]["foreign"] = {
+        "kind": "recorded",
+        "splits": {"fit_train": {"path": f"{recordings()[0]}/one"}, "fit_val": {"path": f"{recordings()[0]}/two"}},
+        "classes": 3,
+    }
     config["weights"]["runs"]["again"] = {"source": "scenes", "optimizer": {"kind": "spectra_teon"}}
     config["codings"] |= {"near": {"kind": "threshold"}, "few": {"kind": "nearest", "k": 8}}
     config["bases"]["long"] = {"kind": "srht_pca", "n_components": 16}
+    config["bases"]["taken"] = {"kind": "dictionary", "path": "data/{layer}.safetensors", "n_components": 512}
     config["bases"]["kernel-pca"]["codings"] = ["topk", "dense"]
     more = ["inverse-distance", "similarity", "near", "few", "inverse-distance-nearest"]
     config["bases"]["kmeans-064"]["codings"] += more
@@ -164,6 +186,12 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     },
     f"{OWN}/spectra/path": ("data/other.h5", {"list_spectra"}),
     **{f"{OWN}/spectra/keys/{key}": ("x", {"list_spectra"}) for key in ("flux", "error", "wavelength", "labels")},
+    "sources/foreign/splits/fit_val/path": (f"{recordings()[0]}/three", {"adopt"}),
+    "sources/foreign/layers": ([2], {"measure", "join_moments", "fit", "evaluate"}),
+    "sources/foreign/classes": (["void", "sky"], {"adopt"}),
+    "sources/foreign/void": (0, {"adopt"}),
+    "sources/foreign/checksums": (False, {"adopt"}),
+    "sources/foreign/allow_shift": (True, {"evaluate"}),
     f"{STARS}/bad_pixels": ("mask", {"list_spectra", *DENOISE, *PATCHES, *ARMS}),
     f"{STARS}/normalise": ("continuum", {"list_spectra", *PATCHES, *ARMS}),
     **{
@@ -232,6 +260,25 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     "bases/long/r_factor": (8.0, {"fit"}),
     "bases/long/power_iter": (0, {"fit"}),
     "bases/long/block_size": (1024, {"fit"}),
+    "bases/taken/path": ("data/other-{layer}.safetensors", {"fit"}),
+    "bases/taken/n_components": (64, {"fit", "evaluate", "encode_topk", *CODINGS}),
+    "bases/taken/activation": None,  # goes with one of the next two
+    "bases/taken/n_active": None,
+    "bases/taken/threshold": None,
+    "bases/taken/rows": ("standardized", {"fit"}),
+    "bases/taken/subtract_bias": (False, {"fit"}),
+    **{
+        f"bases/taken/keys/{key}": ("x", {"fit"})
+        for key in ("encoder", "encoder_bias", "decoder", "decoder_bias", "threshold")
+    },
+    "bases/sae/n_components": (400, {"fit"}),
+    **{
+        f"bases/sae/{key}": (value, {"fit"})
+        for key, value in {
+            "n_active": 8, "steps": 9, "batch_size": 9, "lr": 0.1, "warmup": 9, "dead_after": 9, "n_aux": 9,
+            "aux_weight": 0.5,
+        }.items()
+    },
     "codings/inverse-distance/eps": (1.0, {"probe"}),
     "codings/inverse-distance-nearest/eps": (1.0, {"probe"}),
     "codings/topk/k": ([1, 4], {"evaluate", "encode_topk", *CODINGS}),
@@ -368,9 +415,26 @@ def test_every_key_of_the_schema_has_its_edit():
 
     tested = {place(path) for path in EDITS}
     splits = {("sources", "*", "splits", s, k) for s in ("fit_train", "fit_val", "probe_train", "probe_val")
-              for k in ("images", "n_examples", "first", "n_shards")}  # fmt: skip
+              for k in ("images", "n_examples", "first", "n_shards", "path")}  # fmt: skip
     missing = {leaf for leaf in leaves(schema(), ()) if leaf not in tested} - splits
     assert missing == {("codings", "*")}  # codings that have a kind and nothing else
+
+
+def test_a_dictionary_has_a_file_per_layer_and_its_activation_goes_with_a_number():
+    config = default()
+    plan = plan_of(config)
+    at = {"source": "scenes", "layer": "layer-03"}
+    assert plan.file("taken", "layer-03") == plan.file("taken-random", "layer-03") == "data/layer-03.safetensors"
+    assert plan.file("pca", "layer-03") is None
+    assert Specs(plan).fit({**at, "basis": "taken"})["basis"]["path"] == "data/layer-03.safetensors"
+    assert Specs(plan).fit({**at, "basis": "taken-random"})["basis"]["random"] is True
+    floor = Specs(plan).fit({**at, "basis": "sae-random"})["basis"]
+    assert floor == {"kind": "sae", "n_components": 384, "n_active": 16, "steps": 0}
+    for edit in ({"activation": "topk", "n_active": 16}, {"activation": "jumprelu", "threshold": 0.1}):
+        after = copy.deepcopy(config)
+        after["bases"]["taken"] |= edit
+        one, two = texts(config), texts(after)
+        assert {job[0] for job in one if one[job] != two[job]} == {"fit"}
 
 
 def test_another_network_changes_what_is_recorded():
@@ -537,7 +601,7 @@ def test_a_source_without_labels_is_neither_probed_nor_scored():
     plan = plan_of(config)
     for rule, labelled in (("probe", {"scenes", "stars"}), ("score", {"scenes", "stars"}), ("label", {"scenes"})):
         assert {job["source"] for job in plan.jobs(rule)} == labelled
-    assert {job["source"] for job in plan.jobs("evaluate")} == {"scenes", "stars", "photos", "own"}
+    assert {job["source"] for job in plan.jobs("evaluate")} == {"scenes", "stars", "photos", "own", "foreign"}
 
 
 def test_each_kind_of_source_has_rules_of_its_own():
@@ -548,11 +612,32 @@ def test_each_kind_of_source_has_rules_of_its_own():
         "train": {"scenes"}, "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
         "record_spectra": {"stars", "own"}, "label_spectra": {"stars"},
         **{key: {"stars"} for key in ("denoise", "score_denoised", "fit_patches", "train_arms", "compare_arms")},
-        "join_store": {"scenes", "photos", "stars", "own"},
+        "join_store": {"scenes", "photos", "stars", "own"}, "adopt": {"foreign"},
     }  # fmt: skip
     edges = {name: (source.examples_edge("fit_val"), source.model_edges()) for name, source in plan.sources.items()}
     assert edges["stars"] == ("artifacts/stars/spectra/fit_val/meta.json", [])
     assert edges["photos"] == ("artifacts/photos/images/fit_val/meta.json", ["artifacts/scenes/model/meta.json"])
+
+
+def test_a_recording_says_itself_how_large_it_is():
+    plan = plan_of(default())
+    source = plan.sources["foreign"]
+    assert (source.width, source.n_tokens, source.layers, source.origin) == (
+        64,
+        4,
+        ["layer-00", "layer-02"],
+        "dinov3_vits16",
+    )
+    assert [source.n_examples(split) for split in source.splits] == [1000, 100]
+    assert [source.n_shards(split) for split in source.splits] == [10, 1]  # 1000 // (5 tokens * 2 layers) examples each
+    assert source.n_rows("fit_train") == 4000
+    assert [Path(path).name for path in source.files("fit_val")] == ["metadata.json", "shards.json", "acts000000.bin"]
+    specs = Specs(plan)
+    at = {"source": "foreign", "split": "fit_val"}
+    assert specs.adopt(at) == {
+        **at, "path": f"{recordings()[0]}/two", "checksums": True, "classes": 3, "void": None,
+    }  # fmt: skip
+    assert specs.measure({**at, "part": "00000"}) == {"part": 0, "shards": [0], "layers": [0, 2]}
 
 
 def test_draw_and_list_share_the_splits_between_them():

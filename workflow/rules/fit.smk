@@ -3,6 +3,7 @@ rule fit:
     input:
         store="artifacts/{source}/saev/shards/fit_train/store.json",
         moments="artifacts/{source}/moments/fit_train/{layer}/meta.json",
+        file=lambda wildcards: plan.file(wildcards.basis, wildcards.layer) or [],
     output:
         **artifact("artifacts/{source}/bases/{basis}/{layer}"),
     log:

@@ -60,6 +60,8 @@ rule join_store:
         run="artifacts/{source}/saev/shards/{split}/run.json",
     log:
         "logs/join_store/{source}/{split}.log",
+    wildcard_constraints:
+        source=sources_of("join_store"),
     conda:
         CPU
     threads: 1
@@ -69,3 +71,24 @@ rule join_store:
         spec=spec_for("join_store"),
     shell:
         command("join_store", "store", "examples", "model", "shards", "labels")
+
+
+rule adopt:
+    input:
+        files=lambda wildcards: plan.sources[wildcards.source].files(wildcards.split),
+    output:
+        store="artifacts/{source}/saev/shards/{split}/store.json",
+        run="artifacts/{source}/saev/shards/{split}/run.json",
+    log:
+        "logs/adopt/{source}/{split}.log",
+    wildcard_constraints:
+        source=sources_of("adopt"),
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("adopt", 2000, 60),
+    params:
+        spec=spec_for("adopt"),
+    shell:
+        command("adopt", "store")

@@ -32,11 +32,13 @@ class Kind:
 
 
 KINDS = {
+    "dictionary": Kind("eigenloom.bases.dictionary", "ExternalDictionary", "projection", beyond_width=True),
     "kernel_pca": Kind("eigenloom.bases.kernel_pca", "KernelPCA", "projection", beyond_width=True),
     "kmeans": Kind("eigenloom.bases.kmeans", "KMeans", "distance"),
     "pca": Kind("eigenloom.bases.pca", "PCA", "projection"),
     "robust_pca": Kind("eigenloom.bases.robust_pca", "RobustPCA", "projection"),
     "random_directions": Kind("eigenloom.bases.random_directions", "RandomDirections", "projection"),
+    "sae": Kind("eigenloom.bases.sae", "SparseAutoencoder", "projection", beyond_width=True),
     "srht_pca": Kind("eigenloom.bases.srht_pca", "SRHTPCA", "projection"),
 }
 
@@ -71,8 +73,14 @@ def floor_of(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     Seeded random training rows as centres for distances, a seeded random orthonormal basis for projections. Directions
     of a kernel's feature space are compared with random directions of that space: functions drawn from the Gaussian
-    process of the same kernel, on uniform landmarks.
+    process of the same kernel, on uniform landmarks. A sparse autoencoder is compared with itself before its training,
+    and another dictionary with random directions that are active as often.
     """
+    if kind == "sae":
+        sizes = {name: parameters[name] for name in ("n_components", "n_active") if name in parameters}
+        return {"kind": kind, **sizes, "steps": 0}
+    if kind == "dictionary":
+        return {"kind": kind, **parameters, "random": True}
     if kind == "kernel_pca":
         return {"kind": kind, **parameters, "landmark_choice": "uniform", "directions": "random"}
     if find_kind(kind).geometry == "distance":

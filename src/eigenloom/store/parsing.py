@@ -26,14 +26,18 @@ OLD_KEYS = (
     "vit_family", "vit_ckpt", "patches_per_ex", "n_patches_per_img", "n_ex", "n_imgs", "patches_per_shard",
     "max_patches_per_shard", "n_patches_per_shard",
 )  # fmt: skip
+MAX_METADATA_BYTES = 1 << 20
+MAX_LIST_BYTES = 64 << 20
 logger = logging.getLogger("eigenloom")
 
 
 def check_present(directory: Path, ours: bool) -> None:
     """Refuse a directory without its documents, telling what is there."""
     if not directory.is_dir():
-        raise StoreError(f"{directory}: no such directory; run `snakemake {directory}/store.json`")
+        repair = f"run `snakemake {directory}/store.json`" if ours else "correct the path"
+        raise StoreError(f"{directory}: no such directory; {repair}")
     names = ["metadata.json", "shards.json"] + ["store.json"] * ours
+    repair = f"run `snakemake {directory}/store.json`" if ours else "record it again, or correct the path"
     absent = [name for name in names if not (directory / name).exists()]
     if absent:
         found = sorted(path.name for path in directory.iterdir())
@@ -41,8 +45,7 @@ def check_present(directory: Path, ours: bool) -> None:
         what = f"{len(acts)} acts*.bin and {len(found) - len(acts)} other files"
         first = f" ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''})" if found else ""
         raise StoreError(
-            f"{directory}: {' and '.join(absent)} absent; there are {what}{first}; recording incomplete:"
-            f" run `snakemake {directory}/store.json`"
+            f"{directory}: {' and '.join(absent)} absent; there are {what}{first}; recording incomplete: {repair}"
         )
 
 

@@ -14,6 +14,8 @@ from eigenloom.errors import ConfigError, DataError, MismatchError, StoreError
 from eigenloom.provenance import file_digest
 from eigenloom.store.atomic import explained
 from eigenloom.store.parsing import (
+    MAX_LIST_BYTES,
+    MAX_METADATA_BYTES,
     check_present,
     first_difference,
     parse_metadata,
@@ -22,10 +24,8 @@ from eigenloom.store.parsing import (
     size_problems,
 )
 from eigenloom.store.protocol import Layout, Metadata, metadata_hash, shard_name
-from eigenloom.store.sidecar import sidecar_problems
+from eigenloom.store.sidecar import DIRECTORY, home_of, sidecar_problems
 
-MAX_METADATA_BYTES = 1 << 20
-MAX_LIST_BYTES = 64 << 20
 logger = logging.getLogger("eigenloom")
 
 
@@ -157,27 +157,27 @@ def open_store(path: str | Path) -> ActivationStore:
     """
     path = Path(path)
     directory = path.parent if path.name == "store.json" else path
-    ours = path.name == "store.json" or (directory / "store.json").exists() or any(directory.glob("shard-*.json"))
-    check_present(directory, ours)
+    edge = directory / "store.json"
+    ours = path.name == "store.json" or edge.exists() or any(directory.glob("shard-*.json"))
+    home = home_of(read_document(edge, MAX_LIST_BYTES)[0], edge) if edge.is_file() else directory
+    check_present(home, ours and home == directory)
     problems: list[str] = []
-    metadata = _attempt(
-        problems, lambda: parse_metadata(*read_document(directory / "metadata.json", MAX_METADATA_BYTES))
-    )
-    listed = _attempt(problems, lambda: read_document(directory / "shards.json", MAX_LIST_BYTES))
-    sidecar = _attempt(problems, lambda: read_document(directory / "store.json", MAX_LIST_BYTES)[0]) if ours else None
+    metadata = _attempt(problems, lambda: parse_metadata(*read_document(home / "metadata.json", MAX_METADATA_BYTES)))
+    listed = _attempt(problems, lambda: read_document(home / "shards.json", MAX_LIST_BYTES))
+    sidecar = _attempt(problems, lambda: read_document(edge, MAX_LIST_BYTES)[0]) if ours else None
     if metadata is None or listed is None:
         raise StoreError("\n".join(problems))
     layout = metadata.layout
     counts = _attempt(problems, lambda: parse_shards(listed[0], layout, listed[1]))
     for shard, count in enumerate(counts or []):
-        problems += _file_problems(directory / shard_name(shard), count, layout, last=shard == len(counts or []) - 1)
+        problems += _file_problems(home / shard_name(shard), count, layout, last=shard == len(counts or []) - 1)
     if sidecar is not None:
-        problems += sidecar_problems(sidecar, metadata, directory / "store.json")
-    problems += _label_problems(directory, layout, sidecar)
+        problems += sidecar_problems(sidecar, metadata, edge)
+    problems += _label_problems(home, layout, sidecar)
     if problems or counts is None:
         raise StoreError("\n".join(problems))
     shards = (Shard(shard_name(s), count, s * layout.examples_per_shard) for s, count in enumerate(counts))
-    return ActivationStore(directory, metadata, tuple(shards), sidecar)
+    return ActivationStore(home, metadata, tuple(shards), sidecar)
 
 
 def verify_store(store: ActivationStore) -> list[str]:
@@ -203,8 +203,10 @@ def link_as_hash(store: ActivationStore) -> Path:
     """Make a sibling link by which saev's inference tools find the recording: its eight-digit hash.
 
     Raises:
-        StoreError: something else has that name already.
+        StoreError: something else has that name already, or the recording was adopted, and nothing is written there.
     """
+    if DIRECTORY in (store.sidecar or {}):
+        raise StoreError(f"{store.directory}: a recording of somebody else's; nothing is written beside it")
     directory = store.directory.resolve()
     link = directory.parent / metadata_hash(store.metadata)
     if not link.exists() and not link.is_symlink():

@@ -3,16 +3,35 @@
 from pathlib import Path
 from typing import Any
 
+from eigenloom.errors import StoreError
 from eigenloom.store.protocol import Metadata, is_count, metadata_hash, shard_name, shown
 
 FORMAT = "eigenloom.store"
 VERSION = 1
 SHARD_KEYS = ("name", "n_examples", "sha256")
+DIRECTORY = "directory"
+"""The one further key, of a recording that lies elsewhere: its directory, relative to what holds ``artifacts``."""
 LABEL_KEYS = ("sha256", "classes", "void", "rule", "counts")
 KEYS = (
     "format", "version", "source", "split", "saev_hash", "n_examples", "tokens_per_example", "n_rows", "d_model",
     "layers", "grid", "bytes_per_shard", "signature", "shards", "files", "labels", "spec", "inputs",
 )  # fmt: skip
+
+
+def home_of(document: Any, path: Path) -> Path:
+    """Return the directory of the shards that a parsed ``store.json`` at ``path`` describes: its own, or another.
+
+    Raises:
+        StoreError: it names a place that is not relative to the repository.
+    """
+    if not isinstance(document, dict) or DIRECTORY not in document:
+        return path.parent
+    named = document[DIRECTORY]
+    if not isinstance(named, str) or not named or named[0] in "/~" or "\0" in named:
+        raise StoreError(f"{path}: its directory {shown(named)} is not relative to the repository; adopt it again")
+    parts = path.parts
+    root = parts[: len(parts) - 1 - parts[::-1].index("artifacts")] if "artifacts" in parts else ()
+    return Path(*root, named)
 
 
 def implied(metadata: Metadata) -> dict[str, Any]:

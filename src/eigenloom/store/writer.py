@@ -11,7 +11,7 @@ from eigenloom.errors import DataError
 from eigenloom.provenance import canonical_json
 from eigenloom.store.atomic import atomic_file, explained, write_bytes, write_text
 from eigenloom.store.protocol import Layout, Metadata, metadata_bytes, shard_name, shards_bytes
-from eigenloom.store.sidecar import FORMAT, KEYS, LABEL_KEYS, SHARD_KEYS, VERSION, implied
+from eigenloom.store.sidecar import DIRECTORY, FORMAT, KEYS, LABEL_KEYS, SHARD_KEYS, VERSION, implied
 
 MAX_EDGE_BYTES = 1_000_000
 logger = logging.getLogger("eigenloom")
@@ -116,12 +116,37 @@ def write_store(
         StoreError: the disk is full or the folder cannot be written.
     """
     directory = Path(directory)
-    layout = metadata.layout
     store_path = directory / "store.json"
     with explained(store_path):
         store_path.unlink(missing_ok=True)
     write_bytes(directory / "metadata.json", metadata_bytes(metadata))
-    write_bytes(directory / "shards.json", shards_bytes(layout))
+    write_bytes(directory / "shards.json", shards_bytes(metadata.layout))
+    return write_sidecar(
+        store_path, metadata, source=source, split=split, shards=shards, signature=signature, grid=grid, labels=labels,
+        files_sha256=files_sha256, spec=spec, inputs=inputs,
+    )  # fmt: skip
+
+
+def write_sidecar(
+    store_path: str | Path,
+    metadata: Metadata,
+    *,
+    source: str,
+    split: str,
+    shards: Sequence[Mapping[str, Any]],
+    signature: Mapping[str, Any],
+    grid: Sequence[int] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    files_sha256: str | None = None,
+    spec: Any = None,
+    inputs: Mapping[str, str] | None = None,
+    directory: str | None = None,
+) -> str:
+    """Write ``store.json`` alone (see ``write_store``); ``directory`` says where the shards lie if not beside it.
+
+    Returns:
+        sha256 hex digest of ``store.json``.
+    """
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -136,7 +161,8 @@ def write_store(
         "spec": spec,
         "inputs": dict(sorted((inputs or {}).items())),
     }
-    text = _lines({key: document[key] for key in KEYS})
+    elsewhere = {} if directory is None else {DIRECTORY: directory}
+    text = _lines({key: document[key] for key in KEYS} | elsewhere)
     if len(text) > MAX_EDGE_BYTES:
         logger.warning("%s: %d bytes; above %d Snakemake checks times only", store_path, len(text), MAX_EDGE_BYTES)
     return write_text(store_path, text)
