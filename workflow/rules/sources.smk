@@ -68,10 +68,10 @@ rule train:
         "logs/train/{source}.log",
     benchmark:
         "logs/train/{source}.tsv"
+    priority: 100  # the longest chain begins here
     conda:
         DEVICE
     threads: 1
-    priority: 100  # the longest chain begins here
     resources:
         **needs("train", 4000, 120, config["device"]),
     params:
