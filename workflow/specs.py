@@ -12,6 +12,7 @@ from eigenloom.bases.registry import find_kind
 from eigenloom.provenance import canonical_json
 from expert_models import ExpertSpecs
 from image_source import ImageSource
+from network import PretrainedNetwork
 from plan import Plan
 from race_specs import RaceSpecs
 from source import Wildcards, held_out_places
@@ -29,8 +30,6 @@ SCRIPTS = {
 } | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
 SCRIPTS |= {f"{rule}_full": rule for rule in ("simulate", "fit_patches", "train_arms", "compare_arms")}
 """Rules whose script has another name."""
-FAMILY = "fake-clip"
-"""The word that the shard protocol reserves for networks it does not know."""
 
 
 class Specs(ExpertSpecs, RaceSpecs):
@@ -65,7 +64,7 @@ class Specs(ExpertSpecs, RaceSpecs):
         cut = source.config["splits"][w["split"]]
         sizes = {"n_examples": cut["n_examples"], "first": cut["first"]}
         images = dict(source.images(w["split"]))
-        if "classes" in images:  # labels follow their order, which the keys of a canonical mapping would lose
+        if images.get("classes"):  # labels follow their order, which the keys of a canonical mapping would lose
             images["classes"] = [[name, ids] for name, ids in images["classes"].items()]
         return {"seed": self.config["seed"], **w, **sizes, "images": images}
 
@@ -86,6 +85,13 @@ class Specs(ExpertSpecs, RaceSpecs):
         spec["model"] |= {"steps": run["steps"], "warmup": warmup, "bar": {}}
         spec["model"] |= {"optimizer": run["optimizer"]} if "optimizer" in run else {}
         return spec | ({} if run["seed"] is None else {"seed": run["seed"]})
+
+    def pin_model(self, w: Wildcards) -> dict[str, Any]:
+        """Which pretrained network, of which size, and how images go into it."""
+        network = self._images(w).network
+        assert isinstance(network, PretrainedNetwork)
+        own = {key: network.config[key] for key in ("path", "revision", "blocks", "cls")}
+        return {"model": {**own, "preprocess": network.preprocess, "shape": network.facts.shape()}}
 
     def decompose(self, w: Wildcards) -> dict[str, Any]:
         """Which checkpoints are left out, and how the others are decomposed."""
@@ -111,8 +117,8 @@ class Specs(ExpertSpecs, RaceSpecs):
     def label(self, w: Wildcards) -> dict[str, Any]:
         """How patches get their labels."""
         source = self._images(w)
-        geometry = {"resize": source.model["preprocess"]["resize"], "n_patches": source.n_tokens}
-        return {**w, "patch": source.model["patch"], "preprocess": geometry, "rule": source.config["labels"]}
+        geometry = {"resize": source.network.resize, "n_patches": source.n_tokens}
+        return {**w, "patch": source.network.patch, "preprocess": geometry, "rule": source.config["labels"]}
 
     def simulate(self, w: Wildcards) -> dict[str, Any]:
         """Stars and instrument."""
@@ -134,9 +140,7 @@ class Specs(ExpertSpecs, RaceSpecs):
             "spectra": {key: value for key, value in source.spectra.items() if key in own},
         }
 
-    def record_spectra(self, w: Wildcards) -> dict[str, Any]:
-        """One shard of recorded spectra."""
-        return self.record(w)
+    record_spectra = record
 
     def label_spectra(self, w: Wildcards) -> dict[str, Any]:
         """The label that is cut into classes."""
@@ -191,7 +195,7 @@ class Specs(ExpertSpecs, RaceSpecs):
             "n_examples": source.n_examples(w["split"]),
             "max_tokens_per_shard": source.max_tokens_per_shard(w["split"]),
             "ckpt": source.origin,
-            "family": FAMILY,
+            "family": source.family,
         }
 
     def measure(self, w: Wildcards) -> dict[str, Any]:

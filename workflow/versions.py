@@ -21,7 +21,7 @@ DIRECTORIES = {
     **dict.fromkeys(("simulate", "list_spectra"), "artifacts/{source}/spectra"),
     "denoise": "artifacts/{source}/denoised",
     "fit_patches": "artifacts/{source}/attention",
-    "train": "artifacts/{source}/model",
+    **dict.fromkeys(("train", "pin_model"), "artifacts/{source}/model"),
     "train_run": "artifacts/{source}/runs/{run}",
     "decompose": "artifacts/weights/{collection}",
     "train_moe": "artifacts/{moe}/trainings/{training}",

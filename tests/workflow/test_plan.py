@@ -62,6 +62,34 @@ def with_another() -> dict[str, Any]:
     return config
 
 
+def with_pretrained() -> dict[str, Any]:
+    """The default configuration, and images through a pretrained network that is not there, its size stated."""
+    config = default()
+    config["sources"]["ready"] = {
+        "images": {
+            "scenes": {"kind": "scenes", "canvas": 64},
+            "ade": {"kind": "ade20k", "root": "data/ade", "part": "training"},
+            "full": {
+                "kind": "ade20k", "root": "data/full", "part": "training", "layout": "full",
+                "classes": {"sky": [2420], "sea": [7]},
+            },
+        },
+        "splits": {
+            "fit_train": {"images": "scenes", "n_examples": 50},
+            "fit_val": {"images": "scenes", "n_examples": 20},
+            "probe_train": {"images": "ade", "n_examples": 30},
+            "probe_val": {"images": "full", "n_examples": 30},
+        },
+        "model": {
+            "kind": "pretrained", "path": "data/dino",
+            "shape": {"architecture": "dinov3_vit", "width": 96, "depth": 12, "patch": 16},
+            "preprocess": {"n_patches": 16},
+        },
+        "layers": [9, 10, 11],
+    }  # fmt: skip
+    return config
+
+
 def plan_of(config: dict[str, Any]) -> Plan:
     config = copy.deepcopy(config)
     assert check(config) == []
@@ -90,6 +118,7 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
 N = "bases/kernel-pca"
 STARS, OWN = "sources/stars", "sources/own"
+READY = "sources/ready/model"
 X = "experts/digits-moe"
 RACE = "optimizers"
 W, R = "weights/collections/trajectory", "weights/runs/gentle"
@@ -146,6 +175,23 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"race", *TRAIN}),
     "sources/again/model/optimizer/betas": ([0.9, 0.9], {"train"}),
     "sources/photos/model/source": None,  # needs a second network, below
+    f"{READY}/path": ("data/other", {"pin_model", "join_store"}),
+    f"{READY}/revision": ("v1", {"pin_model"}),
+    f"{READY}/download": (True, set()),  # how files come here changes nothing
+    f"{READY}/blocks": ("model.layer", {"pin_model"}),
+    f"{READY}/cls": (False, {"pin_model"}),
+    f"{READY}/shape/architecture": ("dinov2", {"pin_model", "join_store"}),
+    f"{READY}/shape/width": (64, {"pin_model", "evaluate", "encode_topk", *CODINGS}),
+    f"{READY}/shape/depth": (24, {"pin_model"}),
+    f"{READY}/shape/patch": (8, {"pin_model", "label"}),
+    f"{READY}/preprocess/resize": ("square", {"pin_model", "label"}),
+    f"{READY}/preprocess/n_patches": (64, {"pin_model", "label"}),
+    f"{READY}/preprocess/mean": ([0.0, 0.0, 0.0], {"pin_model"}),
+    f"{READY}/preprocess/std": ([1.0, 1.0, 1.0], {"pin_model"}),
+    "sources/ready/images/ade/part": ("validation", {"list_images"}),
+    "sources/ready/images/ade/root": ("data/other", {"list_images"}),
+    "sources/ready/images/ade/layout": None,  # goes with the classes
+    "sources/ready/images/full/classes": ({"sea": [7], "sky": [2420]}, {"list_images"}),
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
     f"{S}/labels": ("majority", {"race", "label", *TRAIN}),
     f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
@@ -326,7 +372,9 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
 @pytest.mark.parametrize("path", [path for path, edit in EDITS.items() if edit])
 def test_an_edit_of_a_key_changes_exactly_its_rules(path):
     value, rules = EDITS[path]
-    jobs = changed(with_another() if "again" in (value, *path.split("/")) else default(), path, value)
+    used = (value, *path.split("/"))
+    before = with_another() if "again" in used else with_pretrained() if "ready" in used else default()
+    jobs = changed(before, path, value)
     assert {job[0] for job in jobs} == rules
     if path.startswith(K):
         assert all({"kmeans-256", "kmeans-256-random"} & set(job) for job in jobs)
@@ -377,6 +425,32 @@ def test_another_network_changes_what_is_recorded():
     jobs = changed(config, "sources/photos/model/source", "other")
     assert {job[1] for job in jobs} == {"photos"}
     assert {job[0] for job in jobs} == {"join_store"}  # the rest follows from the input of `record`
+
+
+@pytest.mark.parametrize("layers", ["9-11", "last-3"])
+def test_layers_may_be_a_range_or_an_end(layers):
+    assert changed(with_pretrained(), "sources/ready/layers", layers) == set()
+    assert plan_of(with_pretrained()).sources["ready"].layers == ["layer-09", "layer-10", "layer-11"]
+
+
+def test_a_pretrained_network_is_pinned_and_not_trained():
+    plan = plan_of(with_pretrained())
+    assert plan.jobs("pin_model") == [{"source": "ready"}]
+    assert plan.jobs("train") == [{"source": "scenes"}]
+    source = plan.sources["ready"]
+    assert (source.width, source.n_tokens, source.has_cls, source.family) == (96, 16, True, "dinov3")
+    assert (source.origin, source.model_edges()) == ("data/dino", ["artifacts/ready/model/meta.json"])
+    assert Specs(plan).pin_model({"source": "ready"}) == {
+        "model": {
+            "path": "data/dino", "revision": None, "blocks": None, "cls": None,
+            "preprocess": {"resize": "grid", "n_patches": 16, "mean": None, "std": None},
+            "shape": {"architecture": "dinov3_vit", "width": 96, "depth": 12, "patch": 16, "has_cls": True},
+        },
+    }  # fmt: skip
+    assert Specs(plan).label({"source": "ready", "split": "probe_val"})["preprocess"] == {
+        "resize": "grid", "n_patches": 16,
+    }  # fmt: skip
+    assert any("data/dino is absent" in line for line in plan.remarks())
 
 
 def test_swapped_values_are_seen():
@@ -542,7 +616,7 @@ def test_each_kind_of_source_has_rules_of_its_own():
     of = {rule: {job["source"] for job in plan.jobs(rule)} for rule in FAMILIES["spectra"] + FAMILIES["stores"]}
     assert of == {
         "simulate": {"stars"}, "list_spectra": {"stars", "own"}, "draw": {"scenes"}, "list_images": {"photos"},
-        "train": {"scenes"}, "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
+        "train": {"scenes"}, "pin_model": set(), "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
         "record_spectra": {"stars", "own"}, "label_spectra": {"stars"},
         **{key: {"stars"} for key in ("denoise", "score_denoised", "fit_patches", "train_arms", "compare_arms")},
         "join_store": {"scenes", "photos", "stars", "own"},
