@@ -25,9 +25,13 @@ def test_generated_pages_are_fresh(generate, page, render):
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == getattr(generate, render)(), "run `make docs`"
 
 
-def test_the_costs_of_the_published_scale_are_those_of_its_configuration(generate):
-    page = (ROOT / "docs/howto/scale.md").read_text(encoding="utf-8")
-    assert generate.filled(page, {"costs": generate.costs_table()}) == page, "run `make docs`"
+@pytest.mark.parametrize(
+    ("page", "block", "name"),
+    [("scale.md", "costs", "paper-scale"), ("real-data.md", "dinov3 costs", "dinov3-ade20k")],
+)
+def test_the_costs_of_the_published_scale_are_those_of_its_configuration(generate, page, block, name):
+    page = (ROOT / "docs/howto" / page).read_text(encoding="utf-8")
+    assert generate.filled(page, {block: generate.costs_table(name)}) == page, "run `make docs`"
     assert "| **all** | **" in page
 
 

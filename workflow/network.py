@@ -175,9 +175,8 @@ class PretrainedNetwork(Network):
         """What is planned with; a network without size where nothing tells, which is refused."""
         if self._found[0]:
             return self._found[0]
-        if shape := self._remembered or self._stated:
-            return ModelFacts(**shape)
-        return ModelFacts("", 0, 0, 1, True)
+        size = {**self._remembered, **(self._stated or {})}
+        return ModelFacts(**size) if size else ModelFacts("", 0, 0, 1, True)
 
     @property
     def _stated(self) -> dict[str, Any] | None:
@@ -186,15 +185,15 @@ class PretrainedNetwork(Network):
         return shape and {**shape, "has_cls": has_cls(shape["architecture"], self.config["cls"])}
 
     @cached_property
-    def _remembered(self) -> dict[str, Any] | None:
-        """The size that an earlier run found, if it was of the same checkpoint."""
+    def _remembered(self) -> dict[str, Any]:
+        """The size and number of patches that an earlier run found, if it was of the same checkpoint."""
         keys = ("path", "revision", "cls")
         with suppress(OSError, ValueError, KeyError, TypeError):
             edge = json.loads(Path(self.edge).read_text(encoding="utf-8"))
             model = edge["spec"]["model"]
             if [model[key] for key in keys] == [self.config[key] for key in keys]:
-                return edge["shape"]
-        return None
+                return {**edge["shape"], "n_patches": edge["preprocess"]["n_patches"]}
+        return {}
 
     @property
     def family(self) -> str:

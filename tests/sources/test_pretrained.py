@@ -177,6 +177,12 @@ def test_pickles_are_never_read(folder):
         pin_model(planned(folder))
 
 
+def test_adapters_are_refused(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(StoreError, match="holds an adapter; merge it into its model"):
+        pin_model(planned(folder))
+
+
 def test_weights_that_are_missing_or_damaged_are_named(folder):
     from safetensors.torch import load_file, save_file
 

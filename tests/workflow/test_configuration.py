@@ -329,11 +329,12 @@ def test_a_pretrained_network_that_is_there_tells_its_size(tmp_path, monkeypatch
     edge = tmp_path / "artifacts/photos/model/meta.json"
     edge.parent.mkdir(parents=True)
     model = {"path": "data/dino", "revision": None, "cls": None}
-    edge.write_text(json.dumps({"spec": {"model": model}, "shape": {**DINO, "width": 128, "has_cls": True}}))
+    found = {"shape": {**DINO, "width": 128, "has_cls": True}, "preprocess": {"n_patches": 196}}
+    edge.write_text(json.dumps({"spec": {"model": model}, **found}))
     (folder / "config.json").unlink()
-    config = ready(model={"shape": None})
+    config = ready(model={"shape": None, "preprocess": {}})
     assert check(config) == []
-    assert Plan(config).sources["photos"].width == 128
+    assert (Plan(config).sources["photos"].width, Plan(config).sources["photos"].n_tokens) == (128, 196)
     assert check(ready(model={"shape": None, "revision": "v2"})) != []
 
 

@@ -202,8 +202,13 @@ def weight_files(directory: Path) -> list[str]:
     """Name the safetensors files of a checkpoint, sorted.
 
     Raises:
-        StoreError: there are none, whatever else there is; or an index names files that it must not.
+        StoreError: there are none, whatever else there is; an adapter, whose weights lie elsewhere; an index that names
+            files it must not.
     """
+    if (directory / "adapter_config.json").exists():
+        raise StoreError(
+            f"{directory}: holds an adapter; merge it into its model (peft's `merge_and_unload`) and save that"
+        )
     if (directory / "model.safetensors").is_file():
         return ["model.safetensors"]
     index = directory / "model.safetensors.index.json"
