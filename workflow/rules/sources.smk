@@ -101,4 +101,4 @@ rule pin_model:
     params:
         spec=spec_for("pin_model"),
     shell:
-        "export EIGENLOOM_DOWNLOAD={resources.download}; " + command("pin_model", "meta")
+        command("pin_model", "meta", before="export EIGENLOOM_DOWNLOAD={resources.download}; ")
