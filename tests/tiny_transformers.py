@@ -1,6 +1,7 @@
-"""Small random vision transformers of the transformers library, saved to a folder as users have them."""
+"""Small random transformers of the transformers library, saved to a folder as users have them."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,52 @@ def save_two_towers(folder: Path, kind: str) -> Any:
     model.save_pretrained(folder)
     write_preprocessor(folder)
     return model.vision_model.eval()
+
+
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "##s",
+    "##ning",
+    ".",
+]
+
+
+def save_tiny_bert(folder: Path, **changes: Any) -> Any:
+    """Make a BERT with random weights and a WordPiece tokenizer of a dozen words, save both, and return the model."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    sizes = {**SIZES, "vocab_size": len(VOCABULARY), "max_position_embeddings": 32, **changes}
+    model = BertModel(BertConfig(**sizes))
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    named = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **named).save_pretrained(folder)
+    return model.eval()
+
+
+def write_sentences(path: Path, n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Write random sentences with a kind for each word, null for articles, and some without labels; return them."""
+    rng = random.Random(seed)
+    kinds = {"cats": "noun", "dog": "noun", "sat": "verb", "running": "verb", "the": None, ".": "stop"}
+    lines: list[dict[str, Any]] = []
+    for i in range(n):
+        words = rng.choices(list(kinds), k=rng.randrange(4, 9))
+        labelled = {"tokens": words, "labels": [kinds[word] for word in words]}
+        lines.append(labelled if i % 5 else {"text": " ".join(words)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return lines

@@ -32,7 +32,16 @@ NESTED_DEFAULTS = {
     "siglip": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 16, "image_size": 224},
 }
 """What a checkpoint of two towers may leave unsaid of its vision tower, which is the class's default."""
-WANTED = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
+TEXT_KEYS = (
+    ("hidden_size", "n_embd", "d_model", "dim"),
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("max_position_embeddings", "n_positions"),
+)
+"""Names of width, depth and the longest sequence in the configurations of text transformers."""
+WANTED = [
+    "config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
+    "special_tokens_map.json", "vocab.*", "merges.txt",
+]  # fmt: skip
 INSTALL = "install it with `make models`, or `pip install '.[models]'`"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -169,6 +178,39 @@ def read_facts(directory: str | Path, cls: bool | None = None) -> ModelFacts:
     if architecture not in ANY_GRID and (learned := _side(stated.get("image_size"))):
         n_patches = (learned // patch) ** 2
     return ModelFacts(architecture, width, depth, patch, has_cls(architecture, cls), n_patches, mean, std)
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What ``config.json`` says of a text transformer; ``max_tokens`` is None where nothing bounds a sequence."""
+
+    architecture: str
+    width: int
+    depth: int
+    max_tokens: int | None = None
+
+    def shape(self) -> dict[str, Any]:
+        """Return the size as JSON values."""
+        return {k: v for k, v in asdict(self).items() if k != "max_tokens"}
+
+
+def read_text_facts(directory: str | Path) -> TextFacts:
+    """Read ``config.json`` of a text transformer.
+
+    Raises:
+        StoreError: no ``config.json``, or a damaged file.
+        ConfigError: it states no size.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise StoreError(f"{directory}: holds no config.json; download the whole model there")
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ConfigError(f"{path}: names no model_type; only models of the transformers library can be recorded")
+    sizes = [next((n for key in names if (n := _side(config.get(key)))), None) for names in TEXT_KEYS]
+    if sizes[0] is None or sizes[1] is None:
+        raise ConfigError(f"{path}: {config['model_type']} states neither width nor depth under a known name")
+    return TextFacts(config["model_type"], sizes[0], sizes[1], sizes[2])
 
 
 def _preprocessing(directory: Path) -> tuple[int | None, tuple[float, ...] | None, tuple[float, ...] | None]:

@@ -50,7 +50,7 @@ def pin_model(model: Mapping[str, Any], *, download: bool = False) -> dict[str, 
     if None in scaling.values():
         raise ConfigError(f"{directory}: no preprocessor_config.json states image_mean and image_std; set mean and std")
     preprocess = Preprocess(facts.patch, **{**model["preprocess"], **scaling})
-    module = _empty(directory)
+    module = empty_module(directory)
     if (depth := len(find_blocks(module, model["blocks"]))) != facts.depth:
         raise ConfigError(f"model.blocks: {model['blocks']!r} has {depth} blocks, config.json says {facts.depth}")
     if (found := count_prefix(module, model["cls"])[1]) != facts.has_cls:  # the plan went by the architecture's name
@@ -83,19 +83,29 @@ def open_pretrained(path: str | Path, edge: Mapping[str, Any]) -> VisionModel:
         StoreError: files are missing, damaged, or lack weights.
         MismatchError: they are not those that were pinned.
     """
-    directory, _ = locate(edge["path"], edge["commit"])
-    files = file_facts(directory)
-    if changed := [name for name in sorted(files.keys() | edge["sources"].keys()) if
-                   files.get(name) != edge["sources"].get(name)]:  # fmt: skip
-        raise MismatchError(
-            f"{directory}: {', '.join(changed)} changed since {path} was made; restore the files, or delete {path} and"
-            " run again"
-        )
-    module = _loaded(directory)
+    directory = unchanged(path, edge)
+    module = loaded_module(directory)
     preprocess = Preprocess(**edge["preprocess"])
     return VisionModel(
         module, preprocess, edge["architecture"], edge["weights_sha256"], blocks=edge["blocks"], cls=edge["cls"]
     )
+
+
+def unchanged(path: str | Path, edge: Mapping[str, Any]) -> Path:
+    """Return the folder of the network that an edge names, after comparing its files with the edge.
+
+    Raises:
+        StoreError: files are missing.
+        MismatchError: they are not those that were pinned.
+    """
+    directory, _ = locate(edge["path"], edge["commit"])
+    files, pinned = file_facts(directory), edge["sources"]
+    if changed := [name for name in sorted(files.keys() | pinned.keys()) if files.get(name) != pinned.get(name)]:
+        raise MismatchError(
+            f"{directory}: {', '.join(changed)} changed since {path} was made; restore the files, or delete {path} and"
+            " run again"
+        )
+    return directory
 
 
 def _library() -> Any:
@@ -125,14 +135,18 @@ def _class(directory: Path) -> tuple[Any, Any]:
     return (getattr(library, tower), config.vision_config) if tower else (library.AutoModel, config)
 
 
-def _empty(directory: Path) -> nn.Module:
-    """Build the network without weights, on no device."""
+def empty_module(directory: Path) -> nn.Module:
+    """Build the network without weights, on no device.
+
+    Raises:
+        ConfigError: transformers does not know it, or is not installed.
+    """
     maker, config = _class(directory)
     with torch.device("meta"):
         return maker(config) if maker is not _library().AutoModel else maker.from_config(config)
 
 
-def _loaded(directory: Path) -> nn.Module:
+def loaded_module(directory: Path) -> nn.Module:
     """Build the network with its weights in float32.
 
     Raises:
