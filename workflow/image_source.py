@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from network import NETWORKS, Network, numbered, patches_of
-from source import PROBE_SPLITS, Source, Wildcards
+from source import PROBE_SPLITS, Source, Wildcards, overlaps
 
 WITH_MASKS = ("scenes", "segmentation_folder", "ade20k")
 Config = Mapping[str, Any]
@@ -131,7 +131,8 @@ class ImageSource(Source):
             found = patches_of(images, network.patch)
             if network.resize == "none" and found not in (None, self.n_tokens):
                 yield f"{at}.splits.{split}: {found} patches per image, but the network takes {self.n_tokens}"
-        yield from self._overlaps(at)
+        drawn = [split for split in self.splits if self.images(split)["kind"] == "scenes"]  # which never share any
+        yield from overlaps(self, "images", "images", [split for split in self.splits if split not in drawn])
         for name, images in self.config["images"].items():
             yield from _images(images, f"{at}.images.{name}")
 
@@ -142,19 +143,6 @@ class ImageSource(Source):
                 kind = self.images(split)["kind"]
                 advice = "use `model: {kind: trained}` or `{kind: pretrained}`"
                 yield f"{at}.splits.{split}: {kind} has no masks to train a network on; {advice}"
-
-    def _overlaps(self, at: str) -> Iterator[str]:
-        """Splits that share images of a folder; scenes never do."""
-        taken: dict[str, list[tuple[int, int, str]]] = {}
-        for split in self.splits:
-            cut = self.config["splits"][split]
-            if self.images(split)["kind"] == "scenes":
-                continue
-            first, end = cut["first"], cut["first"] + cut["n_examples"]
-            for other_first, other_end, other in taken.setdefault(cut["images"], []):
-                if first < other_end and other_first < end:
-                    yield f"{at}.splits.{split}: shares images with {other}; `first: {max(other_end, first)}` would not"
-            taken[cut["images"]].append((first, end, split))
 
 
 def _images(images: Config, at: str) -> Iterator[str]:

@@ -3,19 +3,16 @@
 A kind says how long rows are, how many there are per image, and what is wrong with its part of the configuration.
 """
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from pathlib import Path
 from typing import Any, ClassVar
 
-from eigenloom.errors import ConfigError, EigenloomError
-from eigenloom.sources.model_files import ANY_GRID, ModelFacts, has_cls, is_hub_id, locate, read_facts
+from checkpoint import Checkpoint
+from eigenloom.sources.model_files import ANY_GRID, ModelFacts, has_cls, read_facts
 from source import FAMILY, Wildcards
 
 Config = Mapping[str, Any]
@@ -163,19 +160,18 @@ class PretrainedNetwork(Network):
     rule = "pin_model"
 
     @cached_property
-    def _found(self) -> tuple[ModelFacts | None, EigenloomError | None]:
-        """What the checkpoint says, or why it says nothing."""
-        try:
-            return read_facts(locate(self.config["path"], self.config["revision"])[0], self.config["cls"]), None
-        except EigenloomError as error:
-            return None, error
+    def checkpoint(self) -> Checkpoint[ModelFacts]:
+        """The files it is read from."""
+        return Checkpoint(self.edge, self.config, lambda folder: read_facts(folder, self.config["cls"]))
 
     @cached_property
     def facts(self) -> ModelFacts:
         """What is planned with; a network without size where nothing tells, which is refused."""
-        if self._found[0]:
-            return self._found[0]
-        size = {**self._remembered, **(self._stated or {})}
+        if found := self.checkpoint.found[0]:
+            return found
+        edge = self.checkpoint.remembered
+        known = {**edge["shape"], "n_patches": edge["preprocess"]["n_patches"]} if edge else {}
+        size = {**known, **(self._stated or {})}
         return ModelFacts(**size) if size else ModelFacts("", 0, 0, 1, True)
 
     @property
@@ -183,17 +179,6 @@ class PretrainedNetwork(Network):
         """The size that the configuration states."""
         shape = self.config["shape"]
         return shape and {**shape, "has_cls": has_cls(shape["architecture"], self.config["cls"])}
-
-    @cached_property
-    def _remembered(self) -> dict[str, Any]:
-        """The size and number of patches that an earlier run found, if it was of the same checkpoint."""
-        keys = ("path", "revision", "cls")
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            edge = json.loads(Path(self.edge).read_text(encoding="utf-8"))
-            model = edge["spec"]["model"]
-            if [model[key] for key in keys] == [self.config[key] for key in keys]:
-                return {**edge["shape"], "n_patches": edge["preprocess"]["n_patches"]}
-        return {}
 
     @property
     def family(self) -> str:
@@ -246,28 +231,20 @@ class PretrainedNetwork(Network):
 
     def files(self) -> list[str]:
         """Return the folder; nothing where the cache is looked into."""
-        return [] if is_hub_id(self.config["path"]) else [self.config["path"]]
+        return self.checkpoint.files()
 
     def absent(self, at: str) -> Iterator[str]:
         """Yield a remark where the checkpoint is not there."""
-        if not self._found[0]:
-            path = self.config["path"]
-            where = "in the Hugging Face cache" if is_hub_id(path) else "there"
-            yield f"{at}.model.path: {path} is absent (no complete model {where}); edits of it are not seen"
+        yield from self.checkpoint.absent(at)
 
     def contradictions(self, at: str) -> Iterator[str]:
         """Yield what is wrong with the checkpoint, its stated size, and the patches."""
-        found, problem = self._found
-        if isinstance(problem, ConfigError):
-            yield f"{at}.model.path: {problem}"
+        unusable = list(self.checkpoint.problems(at, bool(self.facts.depth)))
+        yield from unusable
+        if unusable:
             return
-        if not self.facts.depth:
-            yield f"{at}.model.path: {problem}; or state `shape`, so that everything else can be planned without it"
-            return
-        if found and self._stated and self._stated != found.shape():
-            own, stated = found.shape(), self._stated
-            words = "; ".join(f"{key} is {own[key]}, not {stated[key]}" for key in own if own[key] != stated[key])
-            yield f"{at}.model.shape: {words}; correct or remove it"
+        if found := self.checkpoint.found[0]:
+            yield from self.checkpoint.misstated(at, found.shape(), self._stated)
         n_patches, learned = self.config["preprocess"]["n_patches"], self.facts.n_patches
         if self.n_tokens is None:
             words = "images differ in size" if self.resize == "none" else "nothing tells how many"

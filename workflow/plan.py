@@ -31,7 +31,7 @@ FAMILIES = {
     ),
     "stores": (
         "draw", "list_images", "train", "pin_model", "record", "label", "record_spectra", "label_spectra",
-        "join_store",
+        "pin_text_model", "list_texts", "record_texts", "label_texts", "join_store",
     ),
     "weights": ("train_run", "decompose", "rebuild"),
     "experts": ("train_moe", "fit_bank", "judge_bank", "judge_baselines", "tabulate_experts"),

@@ -13,6 +13,7 @@ from typing import Any
 from image_source import ImageSource
 from plan import FAMILIES, Plan
 from source import Source, Wildcards
+from text_source import TextSource
 
 FLOAT = 4
 
@@ -159,6 +160,14 @@ def _record(plan: Plan, job: Wildcards) -> Work:
     return Work(_forward(source, images), core_steps=decoded, written=_shard_bytes(source, split))
 
 
+def _record_texts(plan: Plan, job: Wildcards) -> Work:
+    """Count twelve times the square of the width per block and token: attention is little beside it."""
+    source, split = _source(plan, job), job["split"]
+    assert isinstance(source, TextSource)
+    tokens = source.n_examples(split) / source.n_shards(split) * (source.n_tokens + source.has_cls)
+    return Work(24.0 * tokens * source.facts.depth * source.width**2, written=_shard_bytes(source, split))
+
+
 def _record_spectra(plan: Plan, job: Wildcards) -> Work:
     size = _shard_bytes(_source(plan, job), job["split"])
     return Work(read=size, written=size)
@@ -266,7 +275,7 @@ def _fit_bank(plan: Plan, job: Wildcards) -> Work:
 
 
 WORK: dict[str, Callable[[Plan, Wildcards], Work]] = {
-    "pin_model": _pin_model,
+    "pin_model": _pin_model, "record_texts": _record_texts,
     "draw": _draw, "train": _train, "train_run": _train, "record": _record, "label": _label, "measure": _measure,
     "record_spectra": _record_spectra, "train_moe": _train_moe, "fit_bank": _fit_bank,
     "join_moments": _join_moments, "fit": _fit, "evaluate": _evaluate, "probe": _probe,
@@ -274,17 +283,9 @@ WORK: dict[str, Callable[[Plan, Wildcards], Work]] = {
 }  # fmt: skip
 """Rules that do more than start and copy a little JSON."""
 ON_DEVICE = (
-    "train",
-    "train_run",
-    "record",
-    "measure",
-    "fit",
-    "evaluate",
-    "probe",
-    "encode_label",
-    "encode_topk",
-    "encode_dense",
-)
+    "train", "train_run", "record", "record_texts", "measure", "fit", "evaluate", "probe",
+    "encode_label", "encode_topk", "encode_dense",
+)  # fmt: skip
 """Rules whose script runs on the configured device."""
 
 

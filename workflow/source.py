@@ -166,3 +166,16 @@ class Source(ABC):
         """Return the number of shards: whole examples, as many as the budget of tokens admits."""
         per_shard = max(1, self.max_tokens_per_shard(split) // max(1, self.tokens_per_example))
         return -(-self.n_examples(split) // per_shard)
+
+
+def overlaps(source: Source, key: str, what: str, splits: list[str]) -> Iterator[str]:
+    """Yield a line for each split that shares examples with an earlier one; ``key`` names the set it is cut from."""
+    taken: dict[str, list[tuple[int, int, str]]] = {}
+    for split in splits:
+        cut = source.config["splits"][split]
+        first, end = cut["first"], cut["first"] + cut["n_examples"]
+        for other_first, other_end, other in taken.setdefault(cut[key], []):
+            if first < other_end and other_first < end:
+                at = f"sources.{source.name}.splits.{split}"
+                yield f"{at}: shares {what} with {other}; `first: {max(other_end, first)}` would not"
+        taken[cut[key]].append((first, end, split))

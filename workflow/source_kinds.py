@@ -6,8 +6,9 @@ from typing import Any
 from image_source import ImageSource
 from source import Source
 from spectra_source import SpectraSource
+from text_source import TextSource
 
-KINDS: dict[str, type[Source]] = {"images": ImageSource, "spectra": SpectraSource}
+KINDS: dict[str, type[Source]] = {"images": ImageSource, "spectra": SpectraSource, "texts": TextSource}
 
 
 def build(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:

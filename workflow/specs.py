@@ -12,8 +12,8 @@ from eigenloom.bases.registry import find_kind
 from eigenloom.provenance import canonical_json
 from expert_models import ExpertSpecs
 from image_source import ImageSource
-from network import PretrainedNetwork
 from plan import Plan
+from pretrained_specs import PretrainedSpecs
 from race_specs import RaceSpecs
 from source import Wildcards, held_out_places
 from spectra_source import STYLE, SpectraSource
@@ -32,7 +32,7 @@ SCRIPTS |= {f"{rule}_full": rule for rule in ("simulate", "fit_patches", "train_
 """Rules whose script has another name."""
 
 
-class Specs(ExpertSpecs, RaceSpecs):
+class Specs(ExpertSpecs, PretrainedSpecs, RaceSpecs):
     """Canonical specifications of the jobs of a plan."""
 
     def __init__(self, plan: Plan):
@@ -86,13 +86,6 @@ class Specs(ExpertSpecs, RaceSpecs):
         spec["model"] |= {"optimizer": run["optimizer"]} if "optimizer" in run else {}
         return spec | ({} if run["seed"] is None else {"seed": run["seed"]})
 
-    def pin_model(self, w: Wildcards) -> dict[str, Any]:
-        """Which pretrained network, of which size, and how images go into it."""
-        network = self._images(w).network
-        assert isinstance(network, PretrainedNetwork)
-        own = {key: network.config[key] for key in ("path", "revision", "blocks", "cls")}
-        return {"model": {**own, "preprocess": network.preprocess, "shape": network.facts.shape()}}
-
     def decompose(self, w: Wildcards) -> dict[str, Any]:
         """Which checkpoints are left out, and how the others are decomposed."""
         return self._collection(w, "n_components", "method", "block_size")
@@ -140,7 +133,7 @@ class Specs(ExpertSpecs, RaceSpecs):
             "spectra": {key: value for key, value in source.spectra.items() if key in own},
         }
 
-    record_spectra = record
+    record_spectra = record_texts = record
 
     def label_spectra(self, w: Wildcards) -> dict[str, Any]:
         """The label that is cut into classes."""

@@ -338,6 +338,43 @@ def test_a_pretrained_network_that_is_there_tells_its_size(tmp_path, monkeypatch
     assert check(ready(model={"shape": None, "revision": "v2"})) != []
 
 
+def words(**changes: Any) -> dict[str, Any]:
+    """A configuration of a source of texts, the size of whose network is stated."""
+    config = load()
+    config["bases"]["pca"]["codings"] = ["dense"]
+    model = {
+        "path": "data/bert",
+        "shape": {"architecture": "bert", "width": 96, "depth": 12},
+        **changes.pop("model", {}),
+    }
+    cuts = {"fit_train": (400, 0), "fit_val": (20, 400), "probe_train": (30, 420), "probe_val": (10, 450)}
+    splits = {split: {"texts": "corpus", "n_examples": n, "first": first} for split, (n, first) in cuts.items()}
+    config["sources"]["words"] = {
+        "kind": "texts", "texts": {"corpus": "data/corpus.jsonl"}, "splits": {**splits, **changes.pop("splits", {})},
+        "model": model, "classes": ["noun"], "layers": [11], **changes,
+    }  # fmt: skip
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, ""),
+        ({"classes": None}, "sources.words.classes: probes need classes; name the labels in data/corpus.jsonl"),
+        ({"layers": [12]}, "sources.words.layers: no layer 12; 0-based: the last of 12 is 11"),
+        ({"model": {"shape": None}}, "sources.words.model.path: data/bert: no such folder; link it there"),
+        ({"texts": {"other": "data/a.jsonl"}},
+         "splits.fit_train.texts: no file of texts is called `corpus`; known: other"),
+        ({"splits": {"fit_val": {"texts": "corpus", "n_examples": 9, "first": 399}}},
+         "sources.words.splits.fit_val: shares sequences with fit_train; `first: 400` would not"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_texts(tmp_path, monkeypatch, changes, line):
+    monkeypatch.chdir(tmp_path)
+    found = check(words(**changes))
+    assert line in found[0] if line else found == []
+
+
 def test_a_file_of_spectra_needs_two_lines_and_is_looked_at(tmp_path, monkeypatch):
     import h5py
 

@@ -1,4 +1,4 @@
-"""A pretrained network on images that look like ADE20K, through the real workflow, without any network connection."""
+"""Pretrained networks on images that look like ADE20K, and on texts, through the real workflow, offline."""
 
 import csv
 import json
@@ -11,10 +11,11 @@ import pytest
 from ade20k_miniatures import FULL_CLASSES, full_release, scene_parsing
 from checkout import copy_checkout, environment, snakemake
 from PIL import Image
-from tiny_transformers import save_tiny
+from tiny_transformers import save_tiny, save_tiny_bert, write_sentences
 
 from eigenloom.sources.activations import ActivationRows
 from eigenloom.sources.ade20k import CLASSES
+from eigenloom.sources.texts import TextSet
 from eigenloom.store.recording import open_store
 
 pytestmark = [pytest.mark.dag, pytest.mark.slow]
@@ -35,6 +36,17 @@ sources:
       probe_val: {images: validation, n_examples: 16}
     model: {kind: pretrained, path: data/dino, preprocess: {n_patches: 16}}
     layers: last-1
+  bert:
+    kind: texts
+    texts: {corpus: data/corpus.jsonl}
+    splits:
+      fit_train: {texts: corpus, n_examples: 20}
+      fit_val: {texts: corpus, n_examples: 6, first: 20}
+      probe_train: {texts: corpus, n_examples: 20, first: 26}
+      probe_val: {texts: corpus, n_examples: 10, first: 46}
+    model: {path: data/bert, n_tokens: 16}
+    classes: [noun, verb, stop]
+    layers: [2]
 bases:
   kmeans-8: {kind: kmeans, n_clusters: 8, codings: [onehot]}
 encode: {materialize: []}
@@ -50,6 +62,8 @@ def checkout(tmp_path_factory):
     save_tiny(root / "data/dino", num_hidden_layers=2)
     scene_parsing(root / "data/ade", {"training": 40, "validation": 16})
     full_release(root / "data/full", {"training": 6})
+    save_tiny_bert(root / "data/bert")
+    write_sentences(root / "data/corpus.jsonl", 200)
     (root / "mini.yaml").write_text(CONFIG)
     snakemake(root, "all", "--configfile", "mini.yaml")
     return root
@@ -100,6 +114,23 @@ def test_rows_are_the_models_own(checkout):
         images = torch.tensor(scaled, dtype=torch.float32).permute(2, 0, 1)[None]
         own = model(images, output_hidden_states=True).hidden_states[2][0, 5:]
     torch.testing.assert_close(stored[3], own, rtol=0, atol=1e-5)
+
+
+def test_rows_and_labels_of_texts(checkout):
+    import torch
+    from transformers import BertModel
+
+    shards = checkout / "artifacts/bert/saev/shards/probe_val"
+    texts = TextSet(checkout / "artifacts/bert/texts/probe_val/meta.json")
+    assert texts.tokens.shape == (10, 17)
+    rows = torch.cat([batch.clone() for batch in ActivationRows(open_store(shards), layer=2)]).reshape(10, 16, 32)
+    model = BertModel.from_pretrained(checkout / "data/bert").eval()
+    with torch.inference_mode():
+        own = model(torch.from_numpy(texts.tokens).long(), output_hidden_states=True).hidden_states[3]
+    torch.testing.assert_close(rows, own[:, 1:], rtol=0, atol=1e-5)
+    assert np.array_equal(np.fromfile(shards / "labels.bin", np.uint8).reshape(10, 16), texts.labels)
+    with (checkout / "results/bert/layer-02/kmeans-8/onehot/per_class.csv").open(encoding="utf-8") as file:
+        assert {line["class"] for line in csv.DictReader(file)} == {"noun", "verb", "stop"}
 
 
 def test_labels_of_scene_parsing(checkout):

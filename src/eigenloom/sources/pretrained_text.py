@@ -1,5 +1,6 @@
 """Text transformers of the transformers library: the outputs of their blocks for the tokens of packed sequences."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from eigenloom.errors import ConfigError
+from eigenloom.provenance import file_digest
 from eigenloom.sources.extraction import HookedBlocks, find_blocks
 from eigenloom.sources.model_files import TextFacts, file_facts, locate, read_text_facts, weights_digest
 from eigenloom.sources.pretrained import LIBRARY, empty_module, loaded_module, unchanged
+
+TOKENIZER = re.compile(r"tokenizer.*\.json|special_tokens_map\.json|vocab\..*|merges\.txt|.*\.model")
+"""Files that a tokenizer may consist of."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def pin_text_model(model: Mapping[str, Any], *, download: bool = False) -> dict[
         "weights_sha256": weights_digest(files),
         "config_sha256": files["config.json"]["sha256"],
         "sources": files,
+        "tokenizer": {p.name: file_digest(p) for p in sorted(directory.iterdir()) if TOKENIZER.fullmatch(p.name)},
         "shape": facts.shape(),
         "blocks": model["blocks"],
     }

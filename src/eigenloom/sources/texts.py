@@ -113,8 +113,8 @@ def prepare_texts(
         path: the edge, ``meta.json``.
         texts: the file.
         tokenizer: of the transformers library.
-        classes: names of labels, in the order of stored labels from 1; any other label, and none, is void. None keeps
-            no labels.
+        classes: names of labels, in the order of stored labels from 1; any other label, and none, is void. With None
+            all are.
         n_tokens: content tokens per sequence.
         bos: whether each sequence begins with one more token, CLS or BOS.
         seed: of the order.
@@ -145,9 +145,10 @@ def prepare_texts(
             f" takes {n_examples} from number {first} on; lower n_examples, first or n_tokens"
         )
     cut = slice(first * n_tokens, needed)
-    arrays = {"tokens.npy": np.array(ids[cut], "<i4").reshape(n_examples, n_tokens)}
-    if classes is not None:
-        arrays["labels.npy"] = np.array(labels[cut], np.uint8).reshape(n_examples, n_tokens)
+    arrays = {
+        "tokens.npy": np.array(ids[cut], "<i4").reshape(n_examples, n_tokens),
+        "labels.npy": np.array(labels[cut], np.uint8).reshape(n_examples, n_tokens),
+    }
     with explained(path):
         path.unlink(missing_ok=True)
     document = {
@@ -213,8 +214,8 @@ class TextSet:
         self.classes: list[str] | None = edge["classes"]
         begin = np.full((len(tokens), int(self.has_bos)), edge["begin"] or 0, tokens.dtype)
         self.tokens = np.concatenate([begin, tokens], axis=1)
-        labelled = "labels.npy" in edge["files"]
-        self.labels = np.load(path.with_name("labels.npy"), allow_pickle=False) if labelled else None
+        labels = np.load(path.with_name("labels.npy"), allow_pickle=False)
+        self.labels = None if self.classes is None else labels
 
     def __len__(self) -> int:
         """Return the number of sequences."""
