@@ -41,9 +41,7 @@ sources:
     texts: {corpus: data/corpus.jsonl}
     splits:
       fit_train: {texts: corpus, n_examples: 20}
-      fit_val: {texts: corpus, n_examples: 6, first: 20}
-      probe_train: {texts: corpus, n_examples: 20, first: 26}
-      probe_val: {texts: corpus, n_examples: 10, first: 46}
+      fit_val: {texts: corpus, n_examples: 10, first: 20}
     model: {path: data/bert, n_tokens: 16}
     classes: [noun, verb, stop]
     layers: [2]
@@ -120,8 +118,8 @@ def test_rows_and_labels_of_texts(checkout):
     import torch
     from transformers import BertModel
 
-    shards = checkout / "artifacts/bert/saev/shards/probe_val"
-    texts = TextSet(checkout / "artifacts/bert/texts/probe_val/meta.json")
+    shards = checkout / "artifacts/bert/saev/shards/fit_val"
+    texts = TextSet(checkout / "artifacts/bert/texts/fit_val/meta.json")
     assert texts.tokens.shape == (10, 17)
     rows = torch.cat([batch.clone() for batch in ActivationRows(open_store(shards), layer=2)]).reshape(10, 16, 32)
     model = BertModel.from_pretrained(checkout / "data/bert").eval()
@@ -129,8 +127,9 @@ def test_rows_and_labels_of_texts(checkout):
         own = model(torch.from_numpy(texts.tokens).long(), output_hidden_states=True).hidden_states[3]
     torch.testing.assert_close(rows, own[:, 1:], rtol=0, atol=1e-5)
     assert np.array_equal(np.fromfile(shards / "labels.bin", np.uint8).reshape(10, 16), texts.labels)
-    with (checkout / "results/bert/layer-02/kmeans-8/onehot/per_class.csv").open(encoding="utf-8") as file:
-        assert {line["class"] for line in csv.DictReader(file)} == {"noun", "verb", "stop"}
+    store = json.loads((shards / "store.json").read_text())
+    assert store["labels"]["classes"] == ["void", "noun", "verb", "stop"]
+    assert store["signature"]["tokens"] == "text"
 
 
 def test_labels_of_scene_parsing(checkout):
