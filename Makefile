@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src scripts tests benchmarks workflow examples $(wildcard docs/*.py)
 
-.PHONY: help install run test test-dvc test-slurm test-browser lint format bench record verify stress pages docs clean
+.PHONY: help install run models test test-dvc test-slurm test-browser lint format bench record verify stress pages docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,8 @@ run: $(VENV)/.run  ## Build everything of config.yaml: data, activations, bases,
 	@$(BIN)/python scripts/unlock.py $(if $(CONFIG),--configfile $(CONFIG))
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) --rerun-incomplete all $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/where.py $(CONFIG)
+
+models: $(VENV)/.models  ## Install what pretrained networks need (docs/howto/real-data.md)
 
 test: $(VENV)/.dev  ## Run all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
@@ -86,6 +88,11 @@ $(VENV)/.dev: constraints.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dvc: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "installing DVC into $(VENV) ..."
 	@$(PIP) --editable '.[workflow,dvc,s3]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.models: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing transformers into $(VENV) ..."
+	@$(PIP) --editable '.[workflow,models]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/.dev

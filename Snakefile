@@ -10,6 +10,7 @@ if not workflow.overwrite_configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/sources.smk"
+include: "workflow/rules/texts.smk"
 include: "workflow/rules/spectra.smk"
 include: "workflow/rules/attention.smk"
 include: "workflow/rules/stores.smk"

@@ -15,7 +15,9 @@ def main(job: Job) -> None:
     """Write ``labels.bin`` and its edge."""
     images = open_images(job["images"])
     if not images.has_masks:
-        raise DataError(f"{job['images']}: these images have no masks; patch labels need scenes or segmentation_folder")
+        raise DataError(
+            f"{job['images']}: these images have no masks; patch labels need scenes, segmentation_folder or ade20k"
+        )
     preprocess = Preprocess(job.spec["patch"], **job.spec.get("preprocess", {}))
     rule = job.spec["rule"]
     rows = [

@@ -5,12 +5,14 @@ from eigenloom.errors import DataError, StoreError
 from eigenloom.nn.checkpoint import ARCHITECTURE, open_vit, read_model_edge
 from eigenloom.sources.extraction import BlockRecorder, extract
 from eigenloom.sources.images import open_images
+from eigenloom.sources.pretrained import LIBRARY, open_pretrained
 from eigenloom.store.atomic import write_json
 from eigenloom.store.protocol import Layout
 from eigenloom.store.writer import write_shard
 from job import Job, run
 
-OPEN = {ARCHITECTURE: open_vit}
+OPEN = {ARCHITECTURE: open_vit, LIBRARY: open_pretrained}
+"""What opens a network, by its architecture or the library that the architecture's name begins with."""
 
 
 def main(job: Job) -> None:
@@ -18,9 +20,11 @@ def main(job: Job) -> None:
     spec, images, model_edge = job.spec, open_images(job["images"]), read_model_edge(job["model"])
     if len(images) != spec["n_examples"]:
         raise DataError(f"{job['images']}: holds {len(images)} images, but n_examples is {spec['n_examples']}")
-    if model_edge["architecture"] not in OPEN:
-        raise StoreError(f"{job['model']}: architecture {model_edge['architecture']!r} is unknown; known: {list(OPEN)}")
-    model = OPEN[model_edge["architecture"]](job["model"], model_edge)
+    architecture = model_edge["architecture"]
+    opener = OPEN.get(architecture) or OPEN.get(architecture.partition(".")[0])
+    if opener is None:
+        raise StoreError(f"{job['model']}: architecture {architecture!r} is unknown; known: {', '.join(OPEN)}")
+    model = opener(job["model"], model_edge)
     layers, dtype = spec["layers"], spec["forward_dtype"]
     recorder = BlockRecorder(model, layers, resolve_device(job.device), dtype)
     _, _, n_tokens, d_model = recorder.record(model.preprocess.image(images.image(0))[None]).shape

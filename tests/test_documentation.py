@@ -88,9 +88,13 @@ def test_the_site_may_load_nothing_from_the_network(tmp_path):
     ]
 
 
-def test_the_costs_of_the_published_scale_are_those_of_its_configuration(generate):
-    page = (ROOT / "docs/howto/scale.md").read_text(encoding="utf-8")
-    assert generate.filled(page, {"costs": generate.costs_table()}) == page, "run `make pages`"
+@pytest.mark.parametrize(
+    ("page", "block", "name"),
+    [("scale.md", "costs", "paper-scale"), ("real-data.md", "dinov3 costs", "dinov3-ade20k")],
+)
+def test_the_costs_of_the_published_scale_are_those_of_its_configuration(generate, page, block, name):
+    page = (ROOT / "docs/howto" / page).read_text(encoding="utf-8")
+    assert generate.filled(page, {block: generate.costs_table(name)}) == page, "run `make pages`"
     assert "| **all** | **" in page
 
 

@@ -135,6 +135,7 @@ WORDS: dict[str, Callable[[ValidationError], str]] = {
 PATTERNS = {
     "^[a-z0-9]+(-[a-z0-9]+)*$": "is not a name: lower-case letters, digits and single hyphens",
     "^[^/~].*$": "must be relative to the repository; link a folder elsewhere below `data/`",
+    "^(last-[1-9][0-9]?|[0-9]{1,2}-[0-9]{1,2})$": "is no list of layers, no range (18-23) and no end (last-6)",
     "^auto$": "is neither a number (YAML wants a dot before an exponent) nor auto",
     "^(auto|cpu|mps|cuda(:[0-9]+)?)$": "is not a device: auto, cpu, mps, cuda or cuda:N",
 }

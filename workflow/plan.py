@@ -31,8 +31,8 @@ FAMILIES = {
         "simulate", "list_spectra", "denoise", "score_denoised", "fit_patches", "train_arms", "compare_arms",
     ),
     "stores": (
-        "draw", "list_images", "train", "record", "label", "record_spectra", "label_spectra", "join_store",
-        "adopt",
+        "draw", "list_images", "train", "pin_model", "record", "label", "record_spectra", "label_spectra",
+        "pin_text_model", "list_texts", "record_texts", "label_texts", "join_store", "adopt",
     ),
     "weights": ("train_run", "decompose", "rebuild"),
     "experts": ("train_moe", "fit_bank", "judge_bank", "judge_baselines", "tabulate_experts"),

@@ -13,6 +13,7 @@ from typing import Any
 from image_source import ImageSource
 from plan import FAMILIES, Plan
 from source import Source, Wildcards
+from text_source import TextSource
 
 FLOAT = 4
 
@@ -117,7 +118,7 @@ def _images(plan: Plan, job: Wildcards) -> ImageSource:
 def _forward(source: ImageSource, n_images: float) -> float:
     """Operations of a vision transformer of MLP ratio 4: ``depth (24 T D^2 + 4 T^2 D)`` per image."""
     tokens, width = (source.n_tokens or 0) + 1, source.width
-    return n_images * source.model["depth"] * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
+    return n_images * source.network.depth * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
 
 
 def _rows(source: Source, split: str, share: float = 1.0) -> float:
@@ -142,6 +143,11 @@ def _train(plan: Plan, job: Wildcards) -> Work:
     return Work(3 * _forward(source, images), written=weights * (1 + len(plan.snapshots)))
 
 
+def _pin_model(plan: Plan, job: Wildcards) -> Work:
+    source = _images(plan, job)
+    return Work(read=12.0 * FLOAT * source.network.depth * source.width**2)
+
+
 def _shard_bytes(source: Source, split: str) -> float:
     return source.n_examples(split) / source.n_shards(split) * source.tokens_per_example * _row_bytes(source)
 
@@ -149,9 +155,17 @@ def _shard_bytes(source: Source, split: str) -> float:
 def _record(plan: Plan, job: Wildcards) -> Work:
     source, split = _images(plan, job), job["split"]
     images = source.n_examples(split) / source.n_shards(split)
-    pixels = images * (source.n_tokens or 0) * source.model["patch"] ** 2
+    pixels = images * (source.n_tokens or 0) * source.network.patch**2
     decoded = 0.0 if "canvas" in source.images(split) else pixels
     return Work(_forward(source, images), core_steps=decoded, written=_shard_bytes(source, split))
+
+
+def _record_texts(plan: Plan, job: Wildcards) -> Work:
+    """Count twelve times the square of the width per block and token: attention is little beside it."""
+    source, split = _source(plan, job), job["split"]
+    assert isinstance(source, TextSource)
+    tokens = source.n_examples(split) / source.n_shards(split) * (source.n_tokens + source.has_cls)
+    return Work(24.0 * tokens * source.facts.depth * source.width**2, written=_shard_bytes(source, split))
 
 
 def _record_spectra(plan: Plan, job: Wildcards) -> Work:
@@ -162,7 +176,7 @@ def _record_spectra(plan: Plan, job: Wildcards) -> Work:
 def _label(plan: Plan, job: Wildcards) -> Work:
     source, split = _images(plan, job), job["split"]
     rows = _rows(source, split)
-    return Work(core_steps=rows * source.model["patch"] ** 2, written=rows)
+    return Work(core_steps=rows * source.network.patch**2, written=rows)
 
 
 def _measure(plan: Plan, job: Wildcards) -> Work:
@@ -266,6 +280,7 @@ def _fit_bank(plan: Plan, job: Wildcards) -> Work:
 
 
 WORK: dict[str, Callable[[Plan, Wildcards], Work]] = {
+    "pin_model": _pin_model, "record_texts": _record_texts,
     "draw": _draw, "train": _train, "train_run": _train, "record": _record, "label": _label, "measure": _measure,
     "record_spectra": _record_spectra, "train_moe": _train_moe, "fit_bank": _fit_bank,
     "join_moments": _join_moments, "fit": _fit, "evaluate": _evaluate, "probe": _probe,
@@ -273,18 +288,9 @@ WORK: dict[str, Callable[[Plan, Wildcards], Work]] = {
 }  # fmt: skip
 """Rules that do more than start and copy a little JSON."""
 ON_DEVICE = (
-    "train",
-    "train_run",
-    "record",
-    "measure",
-    "fit",
-    "evaluate",
-    "illustrate",
-    "probe",
-    "encode_label",
-    "encode_topk",
-    "encode_dense",
-)
+    "train", "train_run", "record", "record_texts", "measure", "fit", "evaluate", "illustrate", "probe",
+    "encode_label", "encode_topk", "encode_dense",
+)  # fmt: skip
 """Rules whose script runs on the configured device."""
 
 

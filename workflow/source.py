@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 Wildcards = dict[str, str]
 SPLITS = ("fit_train", "fit_val", "probe_train", "probe_val")
 FIT_SPLITS, PROBE_SPLITS = SPLITS[:2], SPLITS[2:]
+FAMILY = "fake-clip"
+"""The word that the shard protocol reserves for networks it does not know."""
 
 
 def number(n: int) -> str:
@@ -49,8 +51,6 @@ class Source(ABC):
     """The rule that records a shard."""
     labeller: ClassVar[str]
     """The rule that labels the rows of a split."""
-    has_cls: ClassVar[bool]
-    """Whether a token of every example is stored that is not a row."""
 
     @classmethod
     def needs(cls, config: Mapping[str, Any]) -> str | None:
@@ -87,6 +87,16 @@ class Source(ABC):
     @abstractmethod
     def origin(self) -> str:
         """What the rows come out of, as the shard protocol names a checkpoint."""
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether a token of every example is stored that is not a row."""
+        return False
+
+    @property
+    def family(self) -> str:
+        """The word that the shard protocol has for what the rows come out of."""
+        return FAMILY
 
     @abstractmethod
     def _jobs(self) -> Mapping[str, list[Wildcards]]:
@@ -156,3 +166,16 @@ class Source(ABC):
         """Return the number of shards: whole examples, as many as the budget of tokens admits."""
         per_shard = max(1, self.max_tokens_per_shard(split) // max(1, self.tokens_per_example))
         return -(-self.n_examples(split) // per_shard)
+
+
+def overlaps(source: Source, key: str, what: str, splits: list[str]) -> Iterator[str]:
+    """Yield a line for each split that shares examples with an earlier one; ``key`` names the set it is cut from."""
+    taken: dict[str, list[tuple[int, int, str]]] = {}
+    for split in splits:
+        cut = source.config["splits"][split]
+        first, end = cut["first"], cut["first"] + cut["n_examples"]
+        for other_first, other_end, other in taken.setdefault(cut[key], []):
+            if first < other_end and other_first < end:
+                at = f"sources.{source.name}.splits.{split}"
+                yield f"{at}: shares {what} with {other}; `first: {max(other_end, first)}` would not"
+        taken[cut[key]].append((first, end, split))

@@ -7,8 +7,11 @@ from image_source import ImageSource
 from recorded_source import RecordedSource
 from source import Source
 from spectra_source import SpectraSource
+from text_source import TextSource
 
-KINDS: dict[str, type[Source]] = {"images": ImageSource, "recorded": RecordedSource, "spectra": SpectraSource}
+KINDS: dict[str, type[Source]] = {
+    "images": ImageSource, "recorded": RecordedSource, "spectra": SpectraSource, "texts": TextSource,
+}  # fmt: skip
 
 
 def build(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:

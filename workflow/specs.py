@@ -13,6 +13,7 @@ from eigenloom.provenance import canonical_json
 from expert_models import ExpertSpecs
 from image_source import ImageSource
 from plan import Plan
+from pretrained_specs import PretrainedSpecs
 from race_specs import RaceSpecs
 from source import Wildcards, held_out_places
 from spectra_source import STYLE, SpectraSource
@@ -29,11 +30,9 @@ SCRIPTS = {
 } | dict.fromkeys(("encode_label", "encode_topk", "encode_dense"), "encode")
 SCRIPTS |= {f"{rule}_full": rule for rule in ("simulate", "fit_patches", "train_arms", "compare_arms")}
 """Rules whose script has another name."""
-FAMILY = "fake-clip"
-"""The word that the shard protocol reserves for networks it does not know."""
 
 
-class Specs(ExpertSpecs, RaceSpecs):
+class Specs(ExpertSpecs, PretrainedSpecs, RaceSpecs):
     """Canonical specifications of the jobs of a plan."""
 
     def __init__(self, plan: Plan):
@@ -65,7 +64,7 @@ class Specs(ExpertSpecs, RaceSpecs):
         cut = source.config["splits"][w["split"]]
         sizes = {"n_examples": cut["n_examples"], "first": cut["first"]}
         images = dict(source.images(w["split"]))
-        if "classes" in images:  # labels follow their order, which the keys of a canonical mapping would lose
+        if images.get("classes"):  # labels follow their order, which the keys of a canonical mapping would lose
             images["classes"] = [[name, ids] for name, ids in images["classes"].items()]
         return {"seed": self.config["seed"], **w, **sizes, "images": images}
 
@@ -111,8 +110,8 @@ class Specs(ExpertSpecs, RaceSpecs):
     def label(self, w: Wildcards) -> dict[str, Any]:
         """How patches get their labels."""
         source = self._images(w)
-        geometry = {"resize": source.model["preprocess"]["resize"], "n_patches": source.n_tokens}
-        return {**w, "patch": source.model["patch"], "preprocess": geometry, "rule": source.config["labels"]}
+        geometry = {"resize": source.network.resize, "n_patches": source.n_tokens}
+        return {**w, "patch": source.network.patch, "preprocess": geometry, "rule": source.config["labels"]}
 
     def simulate(self, w: Wildcards) -> dict[str, Any]:
         """Stars and instrument."""
@@ -134,9 +133,7 @@ class Specs(ExpertSpecs, RaceSpecs):
             "spectra": {key: value for key, value in source.spectra.items() if key in own},
         }
 
-    def record_spectra(self, w: Wildcards) -> dict[str, Any]:
-        """One shard of recorded spectra."""
-        return self.record(w)
+    record_spectra = record_texts = record
 
     def label_spectra(self, w: Wildcards) -> dict[str, Any]:
         """The label that is cut into classes."""
@@ -191,7 +188,7 @@ class Specs(ExpertSpecs, RaceSpecs):
             "n_examples": source.n_examples(w["split"]),
             "max_tokens_per_shard": source.max_tokens_per_shard(w["split"]),
             "ckpt": source.origin,
-            "family": FAMILY,
+            "family": source.family,
         }
 
     def adopt(self, w: Wildcards) -> dict[str, Any]:

@@ -26,7 +26,6 @@ class SpectraSource(Source):
     examples: ClassVar[str] = "spectra"
     recorder: ClassVar[str] = "record_spectra"
     labeller: ClassVar[str] = "label_spectra"
-    has_cls: ClassVar[bool] = False
 
     @property
     def spectra(self) -> Config:

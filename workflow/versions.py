@@ -19,15 +19,17 @@ KEPT = (".snakemake/metadata", "results")
 DIRECTORIES = {
     **dict.fromkeys(("draw", "list_images"), "artifacts/{source}/images"),
     **dict.fromkeys(("simulate", "list_spectra"), "artifacts/{source}/spectra"),
+    "list_texts": "artifacts/{source}/texts",
     "denoise": "artifacts/{source}/denoised",
     "fit_patches": "artifacts/{source}/attention",
-    "train": "artifacts/{source}/model",
+    **dict.fromkeys(("train", "pin_model", "pin_text_model"), "artifacts/{source}/model"),
     "train_run": "artifacts/{source}/runs/{run}",
     "decompose": "artifacts/weights/{collection}",
     "train_moe": "artifacts/{moe}/trainings/{training}",
     "fit_bank": "artifacts/{moe}/{bank}",
     **dict.fromkeys(
-        ("record", "label", "record_spectra", "label_spectra", "join_store", "adopt"), "artifacts/{source}/saev"
+        ("record", "label", "record_spectra", "label_spectra", "record_texts", "label_texts", "join_store", "adopt"),
+        "artifacts/{source}/saev",
     ),
     **dict.fromkeys(("measure", "join_moments"), "artifacts/{source}/moments"),
     "fit": "artifacts/{source}/bases/{basis}",

@@ -1,6 +1,7 @@
 """Every mistake gets one line that names the key, what was found and what would be right."""
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -302,7 +303,7 @@ def test_folders_recorded_with_another_sources_network_are_valid():
          "sources.photos.splits.fit_val: shares images with fit_train; `first: 500` would not"),
         ({"splits": {"probe_val": {"images": "plain", "n_examples": 9, "first": 900}}},
          "sources.photos.splits.probe_val: probes need patch labels; image_folder has none, "
-         "scenes, segmentation_folder have"),
+         "scenes, segmentation_folder, ade20k have"),
         ({"images": {"bad": {"kind": "segmentation_folder", "root": "data/x", "classes": {"sky": [0]}}}},
          "sources.photos.images.bad.classes: mask id 0 is both void and sky"),
         ({"images": {"small": {"kind": "scenes", "canvas": 32, "zooms": [2]}},
@@ -313,6 +314,138 @@ def test_folders_recorded_with_another_sources_network_are_valid():
 )  # fmt: skip
 def test_mistakes_with_folders(changes, line):
     assert check(folders(**changes)) == [line]
+
+
+DINO = {"architecture": "dinov3_vit", "width": 96, "depth": 12, "patch": 16}
+
+
+def ready(**changes: Any) -> dict[str, Any]:
+    """A configuration of a source with a pretrained network, whose size is stated."""
+    model = {"kind": "pretrained", "path": "data/dino", "shape": DINO, "preprocess": {"n_patches": 16}}
+    model |= changes.pop("model", {})
+    return folders(model={k: v for k, v in model.items() if v is not ...}, **changes)
+
+
+def test_a_pretrained_network_of_stated_size_can_be_planned_without_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ready(layers="last-6")
+    assert check(config) == []
+    source = Plan(config).sources["photos"]
+    assert source.layer_numbers == [6, 7, 8, 9, 10, 11]
+    assert (source.width, source.n_tokens, source.network.resize) == (96, 16, "grid")
+    remarks = [line for line in Plan(config).remarks() if "photos" in line]
+    assert [line.partition(":")[0] for line in remarks] == [
+        "sources.photos.model.path", "sources.photos.images.plain", "sources.photos.images.masked",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"model": {"shape": None}}, "sources.photos.model.path: data/dino: no such folder; link it there, or give "
+         "a hub id (OWNER/NAME); or state `shape`, so that everything else can be planned without it"),
+        ({"model": {"path": "acme/none", "shape": None}}, "acme/none is not in the Hugging Face cache"),
+        ({"model": {"path": "/data/dino"}}, "model.path: `/data/dino` must be relative to the repository"),
+        ({"model": {"path": ...}}, "sources.photos.model: missing key `path`"),
+        ({"model": {"shape": {**DINO, "widht": 3}}}, "model.shape: unknown key `widht`; did you mean `width`?"),
+        ({"model": {"preprocess": {}}}, "preprocess.n_patches: nothing tells how many; set `n_patches`"),
+        ({"model": {"preprocess": {"resize": "none"}}}, "preprocess.n_patches: images differ in size; set `n_patches`"),
+        ({"model": {"preprocess": {"resize": "square", "n_patches": 12}}}, "n_patches: 12 is no square number; or set"),
+        ({"model": {"shape": {**DINO, "architecture": "vit"}, "preprocess": {"resize": "grid", "n_patches": 16}}},
+         "model.preprocess: vit has learned positions of one square of patches; leave `resize` and `n_patches` to it"),
+        ({"layers": [11, 12]}, "sources.photos.layers: no layer 12; 0-based: the last of 12 is 11"),
+        ({"layers": "last-13"}, "sources.photos.layers: no layer -1; 0-based: the last of 12 is 11"),
+        ({"layers": "9-8"}, "sources.photos.layers: `9-8` is none; 0-based: the last of 12 is 11"),
+        ({"layers": "6+"}, "sources.photos.layers: `6+` is no list of layers, no range (18-23) and no end (last-6)"),
+        ({"layers": []}, "sources.photos.layers: [] has 0 entries, at least 1 are needed"),
+        ({"images": {"ade": {"kind": "ade20k", "root": "data/a", "part": "test"}}}, "part: 'test' is not a choice"),
+        ({"images": {"ade": {"kind": "ade20k", "root": "data/a", "part": "training", "layout": "full"}}},
+         "images.ade.classes: the layout full needs the classes you want, by their numbers"),
+        ({"images": {"ade": {"kind": "ade20k", "root": "data/a", "part": "training", "classes": {"sky": [2]}}}},
+         "images.ade.classes: the layout scene-parsing brings its own 150 classes"),
+        ({"images": {"seg": {"kind": "segmentation_folder", "root": "data/s", "classes": {"sky": [256]}}}},
+         "images.seg.classes.sky.0: 256 is above the greatest value 255"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_pretrained_networks_and_their_images(tmp_path, monkeypatch, changes, line):
+    monkeypatch.chdir(tmp_path)
+    (found,) = check(ready(**changes))
+    assert line in found
+
+
+def test_a_pretrained_network_that_is_there_tells_its_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/dino"
+    folder.mkdir(parents=True)
+
+    def write(**changes: Any) -> None:
+        stated = {"model_type": "dinov3_vit", "hidden_size": 96, "num_hidden_layers": 12, "patch_size": 16}
+        (folder / "config.json").write_text(json.dumps({**stated, "image_size": 224, **changes}))
+
+    write()
+    config = ready(model={"shape": None, "preprocess": {}})
+    assert check(config) == []
+    assert Plan(config).sources["photos"].n_tokens == 196
+    write(hidden_size=384)
+    (line,) = check(ready())
+    assert line == "sources.photos.model.shape: width is 384, not 96; correct or remove it"
+    write(model_type="vit_mae")
+    (line,) = check(ready())
+    assert "vit_mae cannot be recorded: its forward pass shuffles patches" in line
+    assert "shape" not in line
+    write(model_type="vit")
+    assert check(ready(model={"shape": None, "preprocess": {}})) == []
+    (line,) = check(ready(model={"shape": None, "preprocess": {"n_patches": 16}}))
+    assert "vit has learned positions of 196 patches" in line
+    # A clone without the checkpoint goes by what an earlier run found.
+    write()
+    edge = tmp_path / "artifacts/photos/model/meta.json"
+    edge.parent.mkdir(parents=True)
+    model = {"path": "data/dino", "revision": None, "cls": None}
+    found = {"shape": {**DINO, "width": 128, "has_cls": True}, "preprocess": {"n_patches": 196}}
+    edge.write_text(json.dumps({"spec": {"model": model}, **found}))
+    (folder / "config.json").unlink()
+    config = ready(model={"shape": None, "preprocess": {}})
+    assert check(config) == []
+    assert (Plan(config).sources["photos"].width, Plan(config).sources["photos"].n_tokens) == (128, 196)
+    assert check(ready(model={"shape": None, "revision": "v2"})) != []
+
+
+def words(**changes: Any) -> dict[str, Any]:
+    """A configuration of a source of texts, the size of whose network is stated."""
+    config = load()
+    config["bases"]["pca"]["codings"] = ["dense"]
+    model = {
+        "path": "data/bert",
+        "shape": {"architecture": "bert", "width": 96, "depth": 12},
+        **changes.pop("model", {}),
+    }
+    cuts = {"fit_train": (400, 0), "fit_val": (20, 400), "probe_train": (30, 420), "probe_val": (10, 450)}
+    splits = {split: {"texts": "corpus", "n_examples": n, "first": first} for split, (n, first) in cuts.items()}
+    config["sources"]["words"] = {
+        "kind": "texts", "texts": {"corpus": "data/corpus.jsonl"}, "splits": {**splits, **changes.pop("splits", {})},
+        "model": model, "classes": ["noun"], "layers": [11], **changes,
+    }  # fmt: skip
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, ""),
+        ({"classes": None}, "sources.words.classes: probes need classes; name the labels in data/corpus.jsonl"),
+        ({"layers": [12]}, "sources.words.layers: no layer 12; 0-based: the last of 12 is 11"),
+        ({"model": {"shape": None}}, "sources.words.model.path: data/bert: no such folder; link it there"),
+        ({"texts": {"other": "data/a.jsonl"}},
+         "splits.fit_train.texts: no file of texts is called `corpus`; known: other"),
+        ({"splits": {"fit_val": {"texts": "corpus", "n_examples": 9, "first": 399}}},
+         "sources.words.splits.fit_val: shares sequences with fit_train; `first: 400` would not"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_texts(tmp_path, monkeypatch, changes, line):
+    monkeypatch.chdir(tmp_path)
+    found = check(words(**changes))
+    assert line in found[0] if line else found == []
 
 
 def test_a_file_of_spectra_needs_two_lines_and_is_looked_at(tmp_path, monkeypatch):

@@ -305,6 +305,31 @@ def test_the_published_scale_can_be_planned(unbuilt):
     assert "is absent" not in text
 
 
+def test_the_dinov3_experiment_names_all_that_is_missing_and_is_planned_once_it_is_there(unbuilt):
+    config = "workflow/experiments/dinov3-ade20k/config.yaml"
+    model, ade = "data/dinov3-vitl16-pretrain-lvd1689m", "data/ADEChallengeData2016"
+    roots = ["data/imagenet/train", "data/imagenet/val", ade, model]
+    text = unbuilt.snakemake("-n", "all", "--configfile", config, status=1)
+    assert "Missing input files for rule" in text
+    assert re.findall(r"sources\.dinov3-l16\.(?:model\.path|images\.[a-z-]+): (\S+) is absent", text) == [
+        model, "data/imagenet/train", "data/imagenet/val", ade, ade,
+    ]  # fmt: skip
+    for root in roots:
+        (unbuilt.root / root).mkdir(parents=True)
+    text = unbuilt.snakemake("-n", "all", "--configfile", config)
+    jobs = {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", text, re.M)}
+    expected = {"pin_model": 1, "list_images": 4, "label": 2, "join_store": 4, "fit": 6 * 4, "score": 6 * (2 + 6)}
+    assert {rule: jobs[rule] for rule in expected} == expected
+    assert jobs["probe"] == 2 * jobs["score"]  # each with its floor
+    assert jobs["record"] == 252 + 33 + 13 + 2  # 1556 images per shard
+    assert "train" not in jobs
+    inputs = {out: names for names, out in re.findall(r"    input: (.*)\n    output: ([^\s,]+)", text)}
+    assert inputs["artifacts/dinov3-l16/model/meta.json"] == model
+    shard = "artifacts/dinov3-l16/saev/shards/fit_train/shard-00251.json"
+    assert inputs[shard].endswith(", artifacts/dinov3-l16/model/meta.json")
+    assert set(re.findall(r"bases/pca/(layer-\d\d)", text)) == {f"layer-{i}" for i in range(18, 24)}
+
+
 def test_experiments_share_a_source_and_add_bases(project):
     """Another experiment over the same recordings: its own bases, results and report, nothing recorded again."""
     text = (project.root / "config.yaml").read_text().replace("name: tiny", "name: more")

@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 IMPORTED_AS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 ON_THE_USERS_SIDE = {"wandb", "yaml", "psutil"}
 """Optional, or used by the commands that start a workflow and by no rule."""
-CONDA_NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {
+    "pytorch-cpu": "torch",
+    "pytorch-gpu": "torch",
+    "matplotlib-base": "matplotlib",
+    "huggingface_hub": "huggingface-hub",
+}
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

@@ -85,6 +85,51 @@ def with_another() -> dict[str, Any]:
     return config
 
 
+def with_pretrained() -> dict[str, Any]:
+    """The default configuration, and images through a pretrained network that is not there, its size stated."""
+    config = default()
+    config["sources"]["ready"] = {
+        "images": {
+            "scenes": {"kind": "scenes", "canvas": 64},
+            "ade": {"kind": "ade20k", "root": "data/ade", "part": "training"},
+            "full": {
+                "kind": "ade20k", "root": "data/full", "part": "training", "layout": "full",
+                "classes": {"sky": [2420], "sea": [7]},
+            },
+        },
+        "splits": {
+            "fit_train": {"images": "scenes", "n_examples": 50},
+            "fit_val": {"images": "scenes", "n_examples": 20},
+            "probe_train": {"images": "ade", "n_examples": 30},
+            "probe_val": {"images": "full", "n_examples": 30},
+        },
+        "model": {
+            "kind": "pretrained", "path": "data/dino",
+            "shape": {"architecture": "dinov3_vit", "width": 96, "depth": 12, "patch": 16},
+            "preprocess": {"n_patches": 16},
+        },
+        "layers": [9, 10, 11],
+    }  # fmt: skip
+    return config
+
+
+def with_texts() -> dict[str, Any]:
+    """The default configuration, and texts through a network that is not there, its size stated."""
+    config = default()
+    cuts = {"fit_train": (40, 0), "fit_val": (20, 40), "probe_train": (30, 60), "probe_val": (10, 90)}
+    config["sources"]["words"] = {
+        "kind": "texts",
+        "texts": {"corpus": "data/corpus.jsonl"},
+        "splits": {s: {"texts": "corpus", "n_examples": n, "first": first} for s, (n, first) in cuts.items()},
+        "model": {
+            "path": "data/bert", "n_tokens": 32, "shape": {"architecture": "bert", "width": 96, "depth": 12},
+        },
+        "classes": ["noun", "verb"],
+        "layers": "last-1",
+    }  # fmt: skip
+    return config
+
+
 def plan_of(config: dict[str, Any]) -> Plan:
     config = copy.deepcopy(config)
     assert check(config) == []
@@ -113,10 +158,12 @@ def changed(before: dict[str, Any], path: str, value: Any) -> set[tuple[str, ...
 S, M, K, P = "sources/scenes", "sources/scenes/model", "bases/kmeans-256", "bases/pca"
 N = "bases/kernel-pca"
 STARS, OWN = "sources/stars", "sources/own"
+READY, WORDS = "sources/ready/model", "sources/words"
 X = "experts/digits-moe"
 RACE = "optimizers"
 W, R = "weights/collections/trajectory", "weights/runs/gentle"
 TRAIN = {"train", "train_run"}
+NO_TEXTS = {rule: set() for rule in ("pin_text_model", "list_texts", "record_texts", "label_texts")}
 SIMULATE, DENOISE = {"simulate", "simulate_full"}, {"denoise", "score_denoised"}
 PATCHES, ARMS = {"fit_patches", "fit_patches_full"}, {"train_arms", "train_arms_full"}
 ATTENTION = f"{STARS}/attention"
@@ -169,6 +216,35 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
     f"{M}/preprocess/std": ([1.0, 1.0, 1.0], {"race", *TRAIN}),
     "sources/again/model/optimizer/betas": ([0.9, 0.9], {"train"}),
     "sources/photos/model/source": None,  # needs a second network, below
+    f"{READY}/path": ("data/other", {"pin_model", "join_store"}),
+    f"{READY}/revision": ("v1", {"pin_model"}),
+    f"{READY}/download": (True, set()),  # how files come here changes nothing
+    f"{READY}/blocks": ("model.layer", {"pin_model"}),
+    f"{READY}/cls": (False, {"pin_model"}),
+    f"{READY}/shape/architecture": ("dinov2", {"pin_model", "join_store"}),
+    f"{READY}/shape/width": (64, {"pin_model", "evaluate", "encode_topk", *CODINGS}),
+    f"{READY}/shape/depth": (24, {"pin_model"}),
+    f"{READY}/shape/patch": (8, {"pin_model", "label"}),
+    f"{READY}/preprocess/resize": ("square", {"pin_model", "label"}),
+    f"{READY}/preprocess/n_patches": (64, {"pin_model", "label"}),
+    f"{READY}/preprocess/mean": ([0.0, 0.0, 0.0], {"pin_model"}),
+    f"{READY}/preprocess/std": ([1.0, 1.0, 1.0], {"pin_model"}),
+    "sources/words/texts/corpus": ("data/other.jsonl", {"list_texts"}),
+    f"{WORDS}/model/path": ("data/other", {"pin_text_model", "join_store"}),
+    f"{WORDS}/model/revision": ("v1", {"pin_text_model"}),
+    f"{WORDS}/model/download": (True, set()),
+    f"{WORDS}/model/blocks": ("encoder.layer", {"pin_text_model"}),
+    f"{WORDS}/model/n_tokens": (64, {"pin_text_model", "list_texts"}),
+    f"{WORDS}/model/bos": (False, {"pin_text_model", "list_texts"}),
+    f"{WORDS}/model/shape/architecture": ("roberta", {"pin_text_model"}),
+    f"{WORDS}/model/shape/width": (64, {"pin_text_model", "evaluate", "encode_topk", *CODINGS}),
+    f"{WORDS}/model/shape/depth": (13, {"pin_text_model", "record_texts", *AFTER_LAYERS} - {"record", "encode_label"}),
+    f"{WORDS}/classes": (["verb", "noun"], {"list_texts"}),
+    f"{WORDS}/splits/fit_val/texts": None,  # there is one
+    "sources/ready/images/ade/part": ("validation", {"list_images"}),
+    "sources/ready/images/ade/root": ("data/other", {"list_images"}),
+    "sources/ready/images/ade/layout": None,  # goes with the classes
+    "sources/ready/images/full/classes": ({"sea": [7], "sky": [2420]}, {"list_images"}),
     f"{S}/layers": ([0, 3], AFTER_LAYERS),
     f"{S}/labels": ("majority", {"race", "label", *TRAIN}),
     f"{S}/allow_shift": (True, {*ENCODES, "evaluate", "probe"}),
@@ -376,7 +452,10 @@ EDITS: dict[str, tuple[Any, set[str]]] = {
 @pytest.mark.parametrize("path", [path for path, edit in EDITS.items() if edit])
 def test_an_edit_of_a_key_changes_exactly_its_rules(path):
     value, rules = EDITS[path]
-    jobs = changed(with_another() if "again" in (value, *path.split("/")) else default(), path, value)
+    used = (value, *path.split("/"))
+    makers = {"again": with_another, "ready": with_pretrained, "words": with_texts}
+    make = next((make for name, make in makers.items() if name in used), default)
+    jobs = changed(make(), path, value)
     assert {job[0] for job in jobs} == rules
     if path.startswith(K):
         assert all({"kmeans-256", "kmeans-256-random"} & set(job) for job in jobs)
@@ -407,7 +486,7 @@ def test_every_key_of_the_schema_has_its_edit():
         wild = [*named.get(parts[0], ())]
         if parts[:2] in (["optimizers", "shapes"], ["optimizers", "reduced"], ["optimizers", "full"]):
             wild = []
-        if parts[:1] == ["sources"] and (len(parts) < 4 or parts[2] not in ("images",)):
+        if parts[:1] == ["sources"] and (len(parts) < 4 or parts[2] not in ("images", "texts")):
             wild = [1]
         if parts[:1] == ["experts"]:
             wild = [1, 3] if parts[2] == "banks" else [1]
@@ -415,7 +494,7 @@ def test_every_key_of_the_schema_has_its_edit():
 
     tested = {place(path) for path in EDITS}
     splits = {("sources", "*", "splits", s, k) for s in ("fit_train", "fit_val", "probe_train", "probe_val")
-              for k in ("images", "n_examples", "first", "n_shards", "path")}  # fmt: skip
+              for k in ("images", "texts", "n_examples", "first", "n_shards", "path")}  # fmt: skip
     missing = {leaf for leaf in leaves(schema(), ()) if leaf not in tested} - splits
     assert missing == {("codings", "*")}  # codings that have a kind and nothing else
 
@@ -444,6 +523,49 @@ def test_another_network_changes_what_is_recorded():
     jobs = changed(config, "sources/photos/model/source", "other")
     assert {job[1] for job in jobs} == {"photos"}
     assert {job[0] for job in jobs} == {"join_store"}  # the rest follows from the input of `record`
+
+
+@pytest.mark.parametrize("layers", ["9-11", "last-3"])
+def test_layers_may_be_a_range_or_an_end(layers):
+    assert changed(with_pretrained(), "sources/ready/layers", layers) == set()
+    assert plan_of(with_pretrained()).sources["ready"].layers == ["layer-09", "layer-10", "layer-11"]
+
+
+def test_a_pretrained_network_is_pinned_and_not_trained():
+    plan = plan_of(with_pretrained())
+    assert plan.jobs("pin_model") == [{"source": "ready"}]
+    assert plan.jobs("train") == [{"source": "scenes"}]
+    source = plan.sources["ready"]
+    assert (source.width, source.n_tokens, source.has_cls, source.family) == (96, 16, True, "dinov3")
+    assert (source.origin, source.model_edges()) == ("data/dino", ["artifacts/ready/model/meta.json"])
+    assert Specs(plan).pin_model({"source": "ready"}) == {
+        "model": {
+            "path": "data/dino", "revision": None, "blocks": None, "cls": None,
+            "preprocess": {"resize": "grid", "n_patches": 16, "mean": None, "std": None},
+            "shape": {"architecture": "dinov3_vit", "width": 96, "depth": 12, "patch": 16, "has_cls": True},
+        },
+    }  # fmt: skip
+    assert Specs(plan).label({"source": "ready", "split": "probe_val"})["preprocess"] == {
+        "resize": "grid", "n_patches": 16,
+    }  # fmt: skip
+    assert any("data/dino is absent" in line for line in plan.remarks())
+
+
+def test_texts_have_rules_of_their_own():
+    plan = plan_of(with_texts())
+    source = plan.sources["words"]
+    assert (source.width, source.n_tokens, source.has_cls, source.layers) == (96, 32, True, ["layer-11"])
+    assert {rule: len(plan.jobs(rule, source="words")) for rule in ("list_texts", "record_texts", "label_texts")} == {
+        "list_texts": 4, "record_texts": 4, "label_texts": 4,
+    }  # fmt: skip
+    assert plan.jobs("pin_text_model") == [{"source": "words"}]
+    words = {"source": "words", "split": "probe_val"}
+    assert Specs(plan).list_texts(words) == {
+        "seed": 0, **words, "first": 90, "n_examples": 10, "texts": "data/corpus.jsonl", "classes": ["noun", "verb"],
+        "n_tokens": 32, "bos": True,
+    }  # fmt: skip
+    assert any("data/bert is absent" in line for line in plan.remarks())
+    assert any("data/corpus.jsonl is absent" in line for line in plan.remarks())
 
 
 def test_swapped_values_are_seen():
@@ -609,7 +731,8 @@ def test_each_kind_of_source_has_rules_of_its_own():
     of = {rule: {job["source"] for job in plan.jobs(rule)} for rule in FAMILIES["spectra"] + FAMILIES["stores"]}
     assert of == {
         "simulate": {"stars"}, "list_spectra": {"stars", "own"}, "draw": {"scenes"}, "list_images": {"photos"},
-        "train": {"scenes"}, "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
+        "train": {"scenes"}, "pin_model": set(), **NO_TEXTS,
+        "record": {"scenes", "photos"}, "label": {"scenes", "photos"},
         "record_spectra": {"stars", "own"}, "label_spectra": {"stars"},
         **{key: {"stars"} for key in ("denoise", "score_denoised", "fit_patches", "train_arms", "compare_arms")},
         "join_store": {"scenes", "photos", "stars", "own"}, "adopt": {"foreign"},

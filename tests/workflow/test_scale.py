@@ -53,6 +53,15 @@ def test_products_and_bytes_by_hand(plan):
     assert (streamed.flops, streamed.steps) == (2.0 * rows * 16384 * 1024, rows * 16384)
 
 
+def test_a_pretrained_network_costs_what_one_of_its_size_does():
+    plan = Plan(load(ROOT / "workflow/experiments/dinov3-ade20k/config.yaml"))
+    job = {"source": "dinov3-l16"}
+    assert WORK["pin_model"](plan, job).read == 4 * 12 * 24 * 1024**2  # float32 weights of the blocks
+    shard = WORK["record"](plan, {**job, "split": "probe_val", "part": "00000"})
+    assert shard.flops == pytest.approx(1000 * 24 * (24 * 257 * 1024**2 + 4 * 257**2 * 1024))
+    assert shard.written == 1000 * 257 * 6 * 1024 * 4
+
+
 def test_time_is_the_start_and_then_the_slower_of_computing_and_moving():
     machine = Machine(core_flops=10, gpu_flops=100, core_steps=1, gpu_steps=10, disk=2, start=3)
     assert Work(flops=100, steps=5).seconds(machine, gpu=False) == 3 + 10 + 5

@@ -57,7 +57,8 @@ def test_stages_follow_the_configuration(config):
         *(f"weights@{collection}" for collection in plan.collections),
         *(f"banks@{moe}-{bank}" for moe, entry in plan.moes.items() for bank in entry["banks"]),
     }
-    assert {name for name in found if name.startswith("model")} == {f"model@{w['source']}" for w in plan.jobs("train")}
+    networks = [w["source"] for rule in ("train", "pin_model", "pin_text_model") for w in plan.jobs(rule)]
+    assert {name for name in found if name.startswith("model")} == {f"model@{source}" for source in networks}
 
 
 def test_the_root_is_as_the_configuration_says():

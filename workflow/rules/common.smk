@@ -37,11 +37,11 @@ def spec_for(rule):
     return lambda wildcards: specs.text(rule, dict(wildcards.items()))
 
 
-def command(script, edge, *names, threads="{threads}"):
+def command(script, edge, *names, threads="{threads}", before=""):
     """Every script is called alike: its specification, the edge it writes, the edges it reads."""
     edges = " ".join(f"--{name.replace('_', '-')} {{input.{name}}}" for name in names)
     return (
-        f"exec python scripts/start.py scripts/{script}.py --spec {{params.spec:q}} --out {{output.{edge}}} {edges}"
+        f"{before}exec python scripts/start.py scripts/{script}.py --spec {{params.spec:q}} --out {{output.{edge}}} {edges}"
         f" --device {{resources.device}} --threads {threads} > {{log}} 2>&1"
     )
 

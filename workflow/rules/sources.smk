@@ -68,6 +68,8 @@ rule train:
         "logs/train/{source}.log",
     benchmark:
         "logs/train/{source}.tsv"
+    wildcard_constraints:
+        source=sources_of("train"),
     priority: 100  # the longest chain begins here
     conda:
         DEVICE
@@ -78,3 +80,25 @@ rule train:
         spec=spec_for("train"),
     shell:
         command("train", "meta", "train", "val", threads=1)  # weights depend on it: --set-threads must not
+
+
+rule pin_model:
+    input:
+        model=lambda wildcards: list(map(ancient, plan.sources[wildcards.source].network.files())),
+    output:
+        meta="artifacts/{source}/model/meta.json",
+        run="artifacts/{source}/model/run.json",
+    log:
+        "logs/pin_model/{source}.log",
+    wildcard_constraints:
+        source=sources_of("pin_model"),
+    conda:
+        CPU
+    threads: 1
+    resources:
+        **needs("pin_model", 2000, 60),
+        download=lambda wildcards: str(plan.sources[wildcards.source].model["download"]).lower(),
+    params:
+        spec=spec_for("pin_model"),
+    shell:
+        command("pin_model", "meta", before="export EIGENLOOM_DOWNLOAD={resources.download}; ")

@@ -104,7 +104,66 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
         )
 
 
-class BlockRecorder:
+class HookedBlocks:
+    """A network on a device, some of whose blocks' outputs are kept while it runs."""
+
+    def __init__(
+        self, module: nn.Module, blocks: str | None, layers: Sequence[int], device: torch.device, forward_dtype: str
+    ):
+        """Move the network to the device and the dtype, and find its blocks.
+
+        Raises:
+            ConfigError: a layer or dtype that does not exist, or blocks that cannot be found.
+        """
+        if forward_dtype not in DTYPES:
+            raise ConfigError(f"record.forward_dtype: {forward_dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        self._blocks = find_blocks(module, blocks)
+        check_layers(layers, len(self._blocks))
+        self._module = module.eval().to(device, DTYPES[forward_dtype])
+        self._layers = list(layers)
+        self._device, self._dtype = device, DTYPES[forward_dtype]
+
+    def run(self, inputs: Tensor, n_prefix: int, n_content: int, has_cls: bool, advice: str) -> Tensor:
+        """Return the block outputs ``[b, L, T, D]``, float32, on the device, of inputs that are on it.
+
+        Args:
+            inputs: the network's only argument.
+            n_prefix: tokens before the content.
+            n_content: tokens of content.
+            has_cls: whether the first of the tokens before is kept; the others are not.
+            advice: what to check where a block has another number of tokens.
+
+        Raises:
+            ConfigError: it has.
+        """
+        outputs: list[Tensor] = []
+
+        def keeper(position: int) -> Callable[[nn.Module, Any, Any], None]:
+            def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+                hidden = _first_tensor(output)
+                if hidden.ndim != 3 or hidden.shape[1] != n_prefix + n_content:
+                    raise ConfigError(
+                        f"block {self._layers[position]} puts out {list(hidden.shape)}, where {n_prefix} prefix tokens"
+                        f" and {advice}"
+                    )
+                if not outputs:
+                    shape = (hidden.shape[0], len(self._layers), n_content + has_cls, hidden.shape[2])
+                    outputs.append(torch.empty(shape, dtype=torch.float32, device=hidden.device))
+                kept = outputs[0][:, position]  # copied now: a network may go on to change it in place
+                kept[:, has_cls:] = hidden[:, n_prefix:]
+                kept[:, :has_cls] = hidden[:, :has_cls]
+
+            return keep
+
+        with ExitStack() as stack:
+            stack.enter_context(full_precision())
+            for position, layer in enumerate(self._layers):
+                stack.callback(self._blocks[layer].register_forward_hook(keeper(position)).remove)
+            self._module(inputs)
+        return outputs[0]
+
+
+class BlockRecorder(HookedBlocks):
     """Runs a network and keeps the outputs of some of its blocks, patch tokens and CLS only.
 
     ``has_cls`` says whether token 0 is a CLS token; ``grids`` collects the (rows, columns) of the images seen.
@@ -116,15 +175,9 @@ class BlockRecorder:
         Raises:
             ConfigError: a layer or dtype that does not exist, or blocks that cannot be found.
         """
-        if forward_dtype not in DTYPES:
-            raise ConfigError(f"record.forward_dtype: {forward_dtype!r} is unknown; use one of {', '.join(DTYPES)}")
-        self._blocks = find_blocks(model.module, model.blocks)
-        check_layers(layers, len(self._blocks))
-        self._module = model.module.eval().to(device, DTYPES[forward_dtype])
+        super().__init__(model.module, model.blocks, layers, device, forward_dtype)
         self.preprocess = model.preprocess
         self.grids: set[tuple[int, int]] = set()
-        self._layers = list(layers)
-        self._device, self._dtype = device, DTYPES[forward_dtype]
         self._n_prefix, self.has_cls = count_prefix(self._module, model.cls)
 
     @torch.inference_mode()
@@ -139,32 +192,8 @@ class BlockRecorder:
         grid = grid_of(images, self.preprocess.patch)
         n_patches = grid[0] * grid[1]
         self.grids.add(grid)
-        outputs: list[Tensor] = []
-
-        def keeper(position: int) -> Callable[[nn.Module, Any, Any], None]:
-            def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-                hidden = _first_tensor(output)
-                if hidden.ndim != 3 or hidden.shape[1] != self._n_prefix + n_patches:
-                    raise ConfigError(
-                        f"block {self._layers[position]} puts out {list(hidden.shape)}, where {self._n_prefix} prefix"
-                        f" tokens and {n_patches} patches are due; check preprocess.patch and the model's patch size"
-                    )
-                if not outputs:
-                    tokens = n_patches + self.has_cls
-                    shape = (hidden.shape[0], len(self._layers), tokens, hidden.shape[2])
-                    outputs.append(torch.empty(shape, dtype=torch.float32, device=hidden.device))
-                kept = outputs[0][:, position]  # copied now: a network may go on to change it in place
-                kept[:, self.has_cls :] = hidden[:, self._n_prefix :]
-                kept[:, : self.has_cls] = hidden[:, : self.has_cls]
-
-            return keep
-
-        with ExitStack() as stack:
-            stack.enter_context(full_precision())
-            for position, layer in enumerate(self._layers):
-                stack.callback(self._blocks[layer].register_forward_hook(keeper(position)).remove)
-            self._module(images.to(self._device, self._dtype))
-        return outputs[0]
+        advice = f"{n_patches} patches are due; check preprocess.patch and the model's patch size"
+        return self.run(images.to(self._device, self._dtype), self._n_prefix, n_patches, self.has_cls, advice)
 
 
 def extract(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_CLASSES = 255
 SHOWN = 20
 MAX_LIST_BYTES = 512 << 20
+MaskCode = Literal["index", "ade20k-full"]
+"""How a mask holds its ids: as grey values or palette indices; as ``floor(R/10) * 256 + G``, others being void."""
+MAX_ID = {"index": 255, "ade20k-full": 25 * 256 + 255}
+MODES = {"index": ("L", "P"), "ade20k-full": ("RGB",)}
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises on files it cannot, or will not, decode."""
 
@@ -65,7 +69,7 @@ def prepare_image_folder(
         DataError: too few images, or images that cannot be read.
     """
     del split
-    root = _root(options, ())
+    root = root_of(options, ())
     listed = list_images(root)
     chosen = choose(listed, root, seed, first, n_examples)
     names = sorted({name.split("/")[0] for name in listed if "/" in name}, key=str.encode)  # the same for every split
@@ -85,45 +89,86 @@ def prepare_segmentation_folder(
         DataError: images without mask, masks without image, sizes that differ, files that cannot be read.
     """
     del split
-    root = _root(options, ("classes", "void"))
+    root = root_of(options, ("classes", "void"))
     named = dict(options.get("classes", ()))  # a mapping, or pairs where the order has to survive canonical JSON
-    table = label_table(named, options.get("void", []))
     listed = list_images(root / "images")
     images = {name.rpartition(".")[0]: name for name in listed}
     masks = {name.rpartition(".")[0]: name for name in list_images(root / "masks", (".png",))}
-    wrong = {images[stem]: "has no mask" for stem in images.keys() - masks.keys()}
-    wrong |= {name: "has a namesake" for name in listed if images[name.rpartition(".")[0]] != name}
-    wrong |= {masks[stem]: "is a mask without an image" for stem in masks.keys() - images.keys()}
+    _refuse(root, {name: "has a namesake" for name in listed if images[name.rpartition(".")[0]] != name})
+    return publish_pairs(
+        directory, root, (Path("images"), images), (Path("masks"), masks), named, options.get("void", []),
+        seed=seed, first=first, n_examples=n_examples,
+    )  # fmt: skip
+
+
+def publish_pairs(
+    directory: Path,
+    root: Path,
+    images: tuple[Path, Mapping[str, str]],
+    masks: tuple[Path, Mapping[str, str]],
+    classes: Mapping[str, Sequence[int]],
+    void: Sequence[int],
+    *,
+    seed: int,
+    first: int,
+    n_examples: int,
+    code: MaskCode = "index",
+) -> dict[str, Any]:
+    """Pair images with masks of equal stem into ``files.json``; return the edge's facts.
+
+    Args:
+        directory: of the edge.
+        root: of the data.
+        images: folder below the root, and stem -> path of each image below it.
+        masks: the same of the masks.
+        classes: name of each class -> ids in the masks; stored labels follow their order, from 1.
+        void: ids of no class.
+        seed: of the order.
+        first: how many examples of the seeded order to leave out at the front.
+        n_examples: how many to take.
+        code: how masks hold ids.
+
+    Raises:
+        ConfigError: classes that overlap, or more than 255 of them.
+        DataError: images without mask, masks without image, sizes that differ, files that cannot be read.
+    """
+    (image_folder, image_of), (mask_folder, mask_of) = images, masks
+    table = label_table(classes, void, MAX_ID[code])
+    wrong = {image_of[stem]: "has no mask" for stem in image_of.keys() - mask_of.keys()}
+    wrong |= {mask_of[stem]: "is a mask without an image" for stem in mask_of.keys() - image_of.keys()}
     _refuse(root, wrong)
-    chosen = choose(sorted(images, key=str.encode), root / "images", seed, first, n_examples)
+    chosen = choose(sorted(image_of, key=str.encode), root / image_folder, seed, first, n_examples)
     for stem in chosen:
-        if reason := _pair_problem(root / "images" / images[stem], root / "masks" / masks[stem]):
-            wrong[images[stem]] = reason
+        pair = root / image_folder / image_of[stem], root / mask_folder / mask_of[stem]
+        if reason := _pair_problem(*pair, MODES[code]):
+            wrong[image_of[stem]] = reason
     _refuse(root, wrong)
     document = {
         "root": str(root),
-        "images": [f"images/{images[stem]}" for stem in chosen],
-        "masks": [f"masks/{masks[stem]}" for stem in chosen],
+        "images": [(image_folder / image_of[stem]).as_posix() for stem in chosen],
+        "masks": [(mask_folder / mask_of[stem]).as_posix() for stem in chosen],
+        "code": code,
         "table": {str(id_): label for id_, label in table.items()},
     }
-    classes = ["void", *named]
     files = _write_list(directory, document)
-    return {"classes": classes, "void": 0, "has_masks": True, "image_classes": [], "files": files}
+    return {"classes": ["void", *classes], "void": 0, "has_masks": True, "image_classes": [], "files": files}
 
 
-def label_table(classes: Mapping[str, Sequence[int]], void: Sequence[int]) -> dict[int, int]:
+def label_table(
+    classes: Mapping[str, Sequence[int]], void: Sequence[int], max_id: int = MAX_ID["index"]
+) -> dict[int, int]:
     """Map mask ids to stored labels: 0 void, then classes in the order they are listed.
 
     Raises:
-        ConfigError: none or more than 255 classes, an id outside 0..255, or one that is listed twice.
+        ConfigError: none or more than 255 classes, an id outside 0..``max_id``, or one that is listed twice.
     """
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise ConfigError(f"images.*.classes: {len(classes)} classes; 1 to {MAX_CLASSES} fit a label of one byte")
     table: dict[int, int] = {}
     for label, ids in enumerate([void, *classes.values()]):
         for id_ in ids:
-            if not 0 <= id_ <= 255:
-                raise ConfigError(f"images.*.classes: mask id {id_} is not in 0..255, all that an 8-bit mask can hold")
+            if not 0 <= id_ <= max_id:
+                raise ConfigError(f"images.*.classes: mask id {id_} is not in 0..{max_id}, all that a mask can hold")
             if id_ in table:
                 raise ConfigError(f"images.*.classes: mask id {id_} is listed twice")
             table[id_] = label
@@ -144,6 +189,7 @@ class FolderImages:
         self._images: list[str] = listed["images"]
         self._masks: list[str] = listed.get("masks", [])
         self._class_ids: list[int | None] = listed.get("image_class", [None] * len(self._images))
+        self._code: MaskCode = listed.get("code", "index")
         self._table = {int(id_): label for id_, label in listed.get("table", {}).items()}
 
     def __len__(self) -> int:
@@ -170,14 +216,18 @@ class FolderImages:
             DataError: no masks, an RGB mask, or an id in neither list.
         """
         if not self.has_masks:
-            raise DataError(f"{self._root}: an image_folder has no masks; patch labels need a segmentation_folder")
+            raise DataError(
+                f"{self._root}: an image_folder has no masks; patch labels need a segmentation_folder or ade20k"
+            )
         path = self._root / self._masks[index]
         try:
             with Image.open(path) as image:
-                ids = np.asarray(image)
+                ids = np.asarray(image).astype(np.int64)
         except UNREADABLE as error:
             raise DataError(f"{path}: cannot be read as a mask ({error})") from None
-        lookup = np.full(256, -1, dtype=np.int16)
+        if self._code == "ade20k-full":
+            ids = ids[..., 0] // 10 * 256 + ids[..., 1]
+        lookup = np.full(MAX_ID[self._code] + 1, -1 if self._code == "index" else self.void, dtype=np.int16)
         lookup[list(self._table)] = list(self._table.values())
         labels = lookup[ids]
         if (labels < 0).any():
@@ -194,8 +244,12 @@ class FolderImages:
         return self._class_ids[index]
 
 
-def _root(options: Mapping[str, Any], others: Sequence[str]) -> Path:
-    """Return the folder's path and refuse options nobody knows."""
+def root_of(options: Mapping[str, Any], others: Sequence[str]) -> Path:
+    """Return the folder's path and refuse options nobody knows.
+
+    Raises:
+        ConfigError: names the option, or says that ``root`` is missing.
+    """
     unknown = options.keys() - {"root", *others}
     if unknown or "root" not in options:
         raise ConfigError(f"images: unknown option {sorted(unknown)[0]!r}" if unknown else "images: root is missing")
@@ -211,13 +265,14 @@ def _unreadable(path: Path) -> str:
         return f"cannot be read as an image ({error})"
 
 
-def _pair_problem(image: Path, mask: Path) -> str:
+def _pair_problem(image: Path, mask: Path, modes: Sequence[str]) -> str:
     """Say why an image and its mask do not go together, nothing if they do."""
     if reason := _unreadable(image) or _unreadable(mask):
         return reason
     with Image.open(image) as picture, Image.open(mask) as labels:
-        if labels.mode not in ("L", "P"):
-            return f"its mask has mode {labels.mode}; 8-bit grey or palette is needed, not colour"
+        if labels.mode not in modes:
+            needed = "8-bit grey or palette is needed, not colour" if "L" in modes else "colour is needed"
+            return f"its mask has mode {labels.mode}; {needed}"
         if picture.size != labels.size:
             return f"is {picture.size[0]} x {picture.size[1]}, its mask {labels.size[0]} x {labels.size[1]}"
     return ""

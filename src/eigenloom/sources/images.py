@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from eigenloom.errors import ConfigError, StoreError
+from eigenloom.sources.ade20k import prepare_ade20k
 from eigenloom.sources.folders import FolderImages, prepare_image_folder, prepare_segmentation_folder
 from eigenloom.sources.scene_images import SceneImages, prepare_scenes
 from eigenloom.store.atomic import explained, read_json, write_json
@@ -53,11 +54,13 @@ PREPARE = {
     "scenes": prepare_scenes,
     "image_folder": prepare_image_folder,
     "segmentation_folder": prepare_segmentation_folder,
+    "ade20k": prepare_ade20k,
 }
 OPEN: dict[str, Callable[[Path, Mapping[str, Any]], ImageSet]] = {
     "scenes": SceneImages,
     "image_folder": FolderImages,
     "segmentation_folder": FolderImages,
+    "ade20k": FolderImages,
 }
 
 
