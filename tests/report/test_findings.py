@@ -80,6 +80,20 @@ def test_clusters(collapsed, words):
     assert any("NMSE is kmeans-004 0.250, pca 0.250" in t for t in sentences(documents(), reconstructions=places))
 
 
+def test_bases_are_compared_at_every_budget_that_two_share_and_that_leaves_something_out():
+    places = {}
+    for basis, nmse in (("pca", 0.3), ("sae", 0.2)):
+        document = reconstruction("layer-03", basis)
+        entry = document["codings"]["topk-00001"]
+        document["codings"] |= {"topk-00002": {**entry, "nmse": nmse, "nominal_l0": 2}}
+        places["s", "layer-03", basis] = document
+    del places["s", "layer-03", "sae"]["codings"]["topk-00001"]
+    found = [text for text in sentences(documents(), reconstructions=places) if " per row at " in text]
+    assert found == [
+        "With 2 active features per row at layer-03, NMSE is sae 0.200, pca 0.300 (0 is exact, 1 is the mean)."
+    ]
+
+
 def test_fits_that_stopped_short_missing_results_and_one_seed_are_said():
     found = documents()
     found[path_of("layer-03", "pca", "dense")] = None

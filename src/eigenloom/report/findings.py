@@ -167,17 +167,9 @@ def _split(row: Document, leading: Mapping[str, list[Document]]) -> tuple[Docume
 
 
 def _reconstruction(evidence: Evidence, source: str) -> Iterator[Finding]:
-    """What one active feature reconstructs, and whether reconstruction and knowledge go together."""
+    """What equally many active features reconstruct, and whether reconstruction and knowledge go together."""
     for layer in evidence.layers(source)[-1:]:
-        single = {}
-        for (s, place, basis), document in evidence.reconstructions.items():
-            for entry in document["codings"].values():
-                if (s, place) == (source, layer) and basis in evidence.bases and entry.get("nominal_l0") == 1:
-                    single[basis] = entry["nmse"]
-        ordered = sorted((value, basis) for basis, value in single.items() if value is not None)
-        if len(ordered) > 1:
-            words = ", ".join(f"{basis} {number(value)}" for value, basis in ordered)
-            yield Finding(f"With one active feature per row at {layer}, NMSE is {words} (0 is exact, 1 is the mean).")
+        yield from _budgets(evidence, source, layer)
     rows = [r for r in evidence.results if r["source"] == source and None not in (r.get("nmse"), r.get(CHOSEN_BY))]
     if len(rows) > 1:
         sharpest, wisest = min(rows, key=lambda row: row["nmse"]), chosen_row(rows)
@@ -194,6 +186,25 @@ def _reconstruction(evidence: Evidence, source: str) -> Iterator[Finding]:
                 "plain",
                 _paths(sharpest, wisest),
             )
+
+
+def _budgets(evidence: Evidence, source: str, layer: str) -> Iterator[Finding]:
+    """Compare bases at every number of active features that at least two of them were measured at."""
+    budgets: dict[int, dict[str, float]] = {}
+    for (s, place, basis), document in evidence.reconstructions.items():
+        if (s, place) == (source, layer) and basis in evidence.bases:
+            for entry in document["codings"].values():
+                if (
+                    entry.get("nominal_l0")
+                    and entry["nmse"] is not None
+                    and entry["nominal_l0"] < document["basis"]["k"]
+                ):
+                    budgets.setdefault(entry["nominal_l0"], {})[basis] = entry["nmse"]
+    for budget, found in sorted(budgets.items()):
+        if len(found) > 1:
+            words = ", ".join(f"{basis} {number(value)}" for value, basis in sorted((v, b) for b, v in found.items()))
+            features = "one active feature" if budget == 1 else f"{budget} active features"
+            yield Finding(f"With {features} per row at {layer}, NMSE is {words} (0 is exact, 1 is the mean).")
 
 
 def _collapse(evidence: Evidence, source: str) -> Iterator[Finding]:
