@@ -46,6 +46,7 @@ BESIDE = {
         "nmse_l0.svg",
         "layers.svg",
         "classes.svg",
+        "probe_map.svg",
         "utilisation.svg",
         "history.svg",
         "weights.svg",

@@ -64,6 +64,7 @@ rule render:
         nmse_l0=figure("reports/{name}/nmse_l0.svg"),
         layers=figure("reports/{name}/layers.svg"),
         classes=figure("reports/{name}/classes.svg"),
+        probe_map=figure("reports/{name}/probe_map.svg"),
         utilisation=figure("reports/{name}/utilisation.svg"),
         history=figure("reports/{name}/history.svg"),
         weights=figure("reports/{name}/weights.svg"),

@@ -20,6 +20,7 @@ from eigenloom.report.findings import Finding, compare, find
 from eigenloom.report.gallery import arrange, css
 from eigenloom.report.headline import headline
 from eigenloom.report.interaction import HASH, SCRIPT
+from eigenloom.report.probe_map import probe_map
 from eigenloom.report.races import draw_races
 from eigenloom.report.stylesheet import CSS
 from eigenloom.report.tables import (
@@ -64,6 +65,13 @@ FIGURES = {
         " training split prefers; average precision on probe_val. Control: from the hollow dot, the best of as"
         " many random features, to the filled one; the grey tick is the prevalence, which a constant score"
         " reaches. Up to 40 classes, best ones first.",
+    ),
+    "probe_map": (
+        probe_map,
+        "Probes, method by method",
+        "Average precision on probe_val of the best single feature of each class, chosen by training loss, for every"
+        " method at the layer that the training split prefers. Control: below each method as many random features,"
+        " coded and probed alike. Up to 40 classes.",
     ),
     "utilisation": (
         utilisation,
