@@ -84,6 +84,7 @@ def test_table_and_figure(entries):
     assert figure == draw_races(entries)
     assert "learning rate swept" in figure
     assert "optimizer CPU seconds" in figure
+    assert "mathdefault" not in figure  # numbers on logarithmic axes are plain
     assert "No optimizers were raced" in draw_races([])
 
 

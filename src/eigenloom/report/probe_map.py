@@ -15,6 +15,10 @@ WRITTEN = 12
 """Up to this many classes the numbers stand in the cells."""
 
 
+LEVEL = 70
+"""Up to this many characters together the names of classes stand level."""
+
+
 def probe_map(evidence: Evidence) -> str:
     """Draw a panel per source: methods at their best layer down, each followed by its random floor; classes across."""
     shade = LinearSegmentedColormap.from_list("precision", [PAPER, SERIES[1]], N=SHADES)
@@ -28,7 +32,7 @@ def probe_map(evidence: Evidence) -> str:
             values = [[float("nan") if value is None else value for value in line] for _, line in lines]
             mesh = ax.pcolormesh(values, cmap=shade, vmin=0, vmax=1, edgecolors=PAPER, linewidth=0.4)
             ax.set_yticks([i + 0.5 for i in range(len(lines))], [name for name, _ in lines])
-            turn = {} if len(classes) <= WRITTEN else {"rotation": 60, "ha": "right"}
+            turn = {"rotation": 35, "ha": "right"} if sum(map(len, classes)) > LEVEL else {}
             ax.set_xticks([i + 0.5 for i in range(len(classes))], classes, **turn)
             ax.invert_yaxis()
             ax.grid(visible=False)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from eigenloom.errors import StoreError
-from eigenloom.report.drawing import colour, empty, legend, panels, styled, svg
+from eigenloom.report.drawing import colour, empty, legend, panels, plain_log, styled, svg
 from eigenloom.store.atomic import read_json
 
 Document = Mapping[str, Any]
@@ -168,8 +168,10 @@ def draw_races(entries: Sequence[Entry]) -> str:
                 _draw_entry(entry, own, colour(names, entry.name), DASHES[names.index(entry.name) // 8 % 2])
             own[0].set(title=f"{task}: training loss", xlabel="step")
             own[1].set(title=f"{task}: training loss", xlabel="optimizer CPU seconds", xscale="log")
+            plain_log(own[1].xaxis)
             if swept:
                 own[2].set(title=f"{task}: validation loss", xlabel="learning rate swept", xscale="log")
+                plain_log(own[2].xaxis)
         legend(figure, axes)
         return svg(figure, "Race of optimizers")
 
