@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src scripts tests benchmarks workflow examples $(wildcard docs/*.py)
 
-.PHONY: help install run models test test-dvc test-slurm test-browser lint format bench record verify stress pages docs clean
+.PHONY: help install run models test test-dvc test-slurm test-browser lint format bench gpu-check record verify stress pages docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ bench: $(VENV)/.bench  ## Time eigenloom beside its peers (FULL=1 for the docume
 	@cd benchmarks && OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  ../$(BIN)/python run.py $(if $(FULL),--full) $(NAMES)
 	@$(BIN)/python docs/generate.py
+
+gpu-check: $(VENV)/.dev  ## Measure the GPU paths beside the device's limits; prints a table, writes benchmarks/results/gpu.json
+	@cd benchmarks && ../$(BIN)/python gpu_check.py
 
 record: $(VENV)/.dvc  ## Record artifacts with DVC and stage results and records for Git, running nothing (CONFIG=path for another)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/keep.py $(if $(CONFIG),--config $(CONFIG)) $(STAGES)
