@@ -274,7 +274,8 @@ class Plan(ExpertJobs):
     def _illustrate(self, _rule: str) -> Iterator[Wildcards]:
         """Galleries of sources whose rows are patches of images and that are probed."""
         pictured = [name for name, source in self.sources.items() if isinstance(source, ImageSource)]
-        return ({"source": name} for name in pictured if self.jobs("probe", source=name))
+        own = {"name": self.config["name"]}
+        return ({**own, "source": name} for name in pictured if self.jobs("probe", source=name))
 
     def _race(self, _rule: str) -> Iterator[Wildcards]:
         return self.races("reduced")

@@ -27,7 +27,7 @@ def entry(number, ap, sign=1, pictures=(0, 17)):
 
 @pytest.fixture
 def gallery(tmp_path):
-    folder = tmp_path / "results" / "s" / "gallery"
+    folder = tmp_path / "results/galleries/t/s"
     folder.mkdir(parents=True)
     sheets = {}
     for name, file, kind in (("pictures", "pictures.jpg", "JPEG"), ("maps", "maps.png", "PNG")):
@@ -80,7 +80,7 @@ def test_a_changed_or_foreign_gallery_is_refused(gallery):
         read_gallery(gallery)
     document = json.loads(gallery.read_text())
     gallery.write_text(json.dumps({**document, "pictures": {**document["pictures"], "file": "../../../etc/passwd"}}))
-    with pytest.raises(StoreError, match=r"gallery/passwd: no such file"):
+    with pytest.raises(StoreError, match=r"s/passwd: no such file"):
         read_gallery(gallery)
     gallery.write_text("{}")
     with pytest.raises(StoreError, match="is no gallery of version 1"):

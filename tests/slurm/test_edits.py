@@ -18,7 +18,8 @@ def test_an_edit_of_one_basis_submits_its_jobs_alone(slurm, whole, tmp_path):
     edit(checkout, lambda config: config["bases"]["pca"].update(tol=0.01))
     planned = snakemake(checkout, "-n", "all", "--configfile", TINY).stdout
     assert set(re.findall(r"^rule (\w+):", planned, re.M)) == {
-        "fit", "evaluate", "encode_topk", "join_codes", "probe", "score", "tabulate", "render", "all",
+        "fit", "evaluate", "encode_topk", "join_codes", "probe", "score", "tabulate", "illustrate", "render",
+        "all",
     }  # fmt: skip
     before = artifact_digests(checkout)
     with ClusterRun(checkout) as run:

@@ -28,6 +28,10 @@ def of(planned: set[str], rule: str) -> set[str]:
     return {job.split()[1] for job in planned if job.split()[0] == rule}
 
 
+OF_A_BASIS = {"fit", "join_codes", "evaluate", "probe", "score", "tabulate", "illustrate", "render"}
+"""Rules that an edit of a basis of patches runs again, codes aside."""
+
+
 def test_nothing_is_planned_after_a_run_nor_in_a_clone_with_reversed_times(built, project):
     assert built.planned() == set()
     files = sorted((p for p in (project.root / "artifacts").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime)
@@ -63,7 +67,7 @@ def test_an_edit_of_one_basis_plans_exactly_its_jobs_and_undoing_it_none(project
     project.edit("config.yaml", "n_clusters: 16", "n_clusters: 15")
     planned = project.planned()
     jobs_of_it = {job for job in planned if "/kmeans-016" in job}
-    assert rules(planned - jobs_of_it) == {"tabulate", "render"}
+    assert rules(planned - jobs_of_it) == {"tabulate", "illustrate", "render"}
     layers, codings = ["layer-01"], ["onehot", "inverse-distance"]
     both = ["kmeans-016", "kmeans-016-random"]
     at = "tiny-scenes"
@@ -82,7 +86,9 @@ def test_an_edit_of_one_basis_plans_exactly_its_jobs_and_undoing_it_none(project
     target = f"results/{at}/layer-01/kmeans-016/onehot/metrics.json"
     of_the_target = project.planned(target)
     assert of_the_target < planned
-    assert not any("inverse-distance" in job or rules({job}) & {"tabulate", "render"} for job in of_the_target)
+    assert not any(
+        "inverse-distance" in job or rules({job}) & {"tabulate", "illustrate", "render"} for job in of_the_target
+    )
     project.edit("config.yaml", "n_clusters: 15", "n_clusters: 16")
     assert project.planned() == set()
 
@@ -91,7 +97,7 @@ def test_an_edit_that_keeps_the_size_leaves_the_floor_alone(project):
     project.edit("config.yaml", "n_clusters: 16,", "n_clusters: 16, max_iter: 7,")
     planned = project.planned()
     assert not any("random" in job for job in planned)
-    assert rules(planned) == {"fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "render"}
+    assert rules(planned) == {*OF_A_BASIS, "encode_label"}
 
 
 def test_device_threads_comments_and_docstrings_plan_nothing(project):
@@ -107,7 +113,7 @@ def test_an_edit_of_a_kind_plans_the_jobs_of_that_kind(project):
     module.write_text((module.read_text() if module.exists() else "") + "\nADDED = 1\n")
     os.utime(module)
     planned = project.planned()
-    assert rules(planned) == {"fit", "encode_topk", "join_codes", "evaluate", "probe", "score", "tabulate", "render"}
+    assert rules(planned) == {*OF_A_BASIS, "encode_topk"}
     assert {job.split("/")[3] for job in planned if job.startswith(("fit", "probe"))} == {"pca"}
 
 
@@ -190,7 +196,7 @@ bases:"""
 def test_folders_are_listed_and_recorded_with_another_sources_network(unbuilt):
     unbuilt.edit("config.yaml", "\nbases:", FOLDERS)
     unbuilt.edit("config.yaml", "encode: {", "encode: {materialize: [label, topk, dense], ")
-    unbuilt.edit("config.yaml", "sources: [tiny-scenes]", "sources: [tiny-scenes, photos]")
+    unbuilt.edit("config.yaml", "-distance], sources: [tiny-scenes]", "-distance], sources: [tiny-scenes, photos]")
     (unbuilt.root / "data/plain").mkdir(parents=True)
     (unbuilt.root / "data/masked").mkdir()
     text = unbuilt.snakemake("-n", "all")
@@ -340,7 +346,8 @@ def test_experiments_share_a_source_and_add_bases(project):
     planned = project.planned("all", *more)
     assert {"record", "train", "join_store", "measure", "join_moments"} & rules(planned) == set()
     assert rules(planned) == {
-        "fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "tabulate_experts", "render",
+        "fit", "encode_label", "join_codes", "evaluate", "probe", "score", "tabulate", "illustrate", "tabulate_experts",
+        "render",
     }  # fmt: skip
     assert all("kmeans-008" in job or "/more/" in job for job in planned)
     before = {p: p.read_bytes() for p in (project.root / "results").rglob("*") if p.is_file()}

@@ -275,7 +275,7 @@ def test_a_merge_of_two_edits(shared):
     assert "results/reports/tiny/layers.svg was made from another results/tiny-scenes/" in text
     shared.git("rm", "--quiet", "-f", "--", *conflicts)
     planned = shared.planned()
-    assert {job.split()[0] for job in planned} == {"tabulate", "render"}
+    assert {job.split()[0] for job in planned} == {"tabulate", "illustrate", "render"}
     shared.snakemake("--quiet", "all", "--", "all")
     shared.commit("Both")
     assert shared.planned() == set()

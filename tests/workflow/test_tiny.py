@@ -153,7 +153,7 @@ def test_one_edited_size_rebuilds_that_basis_alone(copy):
     jobs = planned(copy, "all")
     # the basis and its floor; codes of the basis alone: two parts of probe_train, one of the others
     expected = {"fit": 2, "evaluate": 2, "probe": 4, "score": 2, "encode_label": 4, "join_codes": 3}
-    assert jobs == {**expected, "tabulate": 1, "render": 1, "all": 1}
+    assert jobs == {**expected, "tabulate": 1, "illustrate": 1, "render": 1, "all": 1}
     config.write_text(config.read_text().replace("n_clusters: 12", "n_clusters: 16"))
     assert planned(copy, "all") == {}
 

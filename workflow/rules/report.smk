@@ -29,11 +29,11 @@ rule illustrate:
         metrics=lambda wildcards: outputs("score", "metrics", source=wildcards.source),
         bases=lambda wildcards: configured_bases(wildcards.source),
     output:
-        gallery="results/{source}/gallery/gallery.json",
-        pictures="results/{source}/gallery/pictures.jpg",
-        maps="results/{source}/gallery/maps.png",
+        gallery="results/galleries/{name}/{source}/gallery.json",
+        pictures="results/galleries/{name}/{source}/pictures.jpg",
+        maps="results/galleries/{name}/{source}/maps.png",
     log:
-        "logs/illustrate/{source}.log",
+        "logs/illustrate/{name}/{source}.log",
     conda:
         DEVICE
     threads: 1

@@ -144,7 +144,7 @@ def gather(
         denoised={path.parts[-3]: _denoised(path) for path in sorted(denoised)},
         arms={path.parts[-3]: _arms(path) for path in sorted(arms)},
         races=read_races(races),
-        galleries={path.parts[-3]: read_gallery(path) for path in sorted(galleries)},
+        galleries={path.parts[-2]: read_gallery(path) for path in sorted(galleries)},
     )
 
 
