@@ -9,6 +9,8 @@ import pytest
 from checkout import TINY, copy_checkout, snakemake
 from cluster_runs import ClusterRun
 
+BROUGHT_UP: list[tuple[str, ...]] = []
+"""Clusters that these tests brought up."""
 CLUSTER = str(Path(__file__).with_name("cluster"))
 
 
@@ -25,14 +27,16 @@ def bring_up(*words: str) -> None:
     if obstacle := cluster("missing", *words) if alone else "one worker has it for itself; run `make test-slurm`":
         say = pytest.fail if os.environ.get("EIGENLOOM_REQUIRE_SLURM") == "1" else pytest.skip
         say(f"no Slurm cluster here: {obstacle}")
+    BROUGHT_UP.append(words)
     cluster("up", *words)
 
 
 @pytest.fixture(scope="session")
 def down() -> Iterator[None]:
-    """Whatever was brought up goes down at the end."""
+    """Whatever was brought up goes down at the end; a cluster of another run stays."""
     yield
-    cluster("down")
+    if BROUGHT_UP:
+        cluster("down")
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,8 @@ def scripts_running(checkout):
     """Yield (script name, pid) of the jobs that run in the copy."""
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         words = process.info["cmdline"] or []
-        if process.info["cwd"] == str(checkout) and len(words) > 1 and words[1].startswith("scripts/"):
-            yield words[1].removeprefix("scripts/"), process.info["pid"]
+        if process.info["cwd"] == str(checkout) and len(words) > 2 and words[1] == "scripts/start.py":
+            yield words[2].removeprefix("scripts/"), process.info["pid"]
 
 
 def start(checkout):
@@ -274,6 +274,7 @@ def test_killed_at_random_moments_the_artifacts_are_the_same(quiet, tmp_path):
             if hit is None or len(kills) >= KILLS:
                 break
             kills.append(hit)
+        assert kills, "no job was ever seen running"
         run = start(stormy)
         assert run.wait(timeout=600) == 0
         assert artifact_digests(stormy) == expected
