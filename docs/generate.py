@@ -21,7 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "workflow"), str(ROOT / "docs")]
 
-import scale  # noqa: E402 (the workflow's modules are not installed)
+import scale_table  # noqa: E402 (the workflow's modules are not installed)
 from experiments import load  # noqa: E402
 from generate_api import api_page  # noqa: E402
 from generate_claims import claims_table  # noqa: E402
@@ -160,7 +160,7 @@ def results_table(text: str | None = None) -> str:
 def costs_table(name: str = "paper-scale") -> str:
     """Say what an experiment of the published scale would cost, from its configuration."""
     path = Path(f"workflow/experiments/{name}/config.yaml")
-    return scale.described(path, load(ROOT / path))
+    return scale_table.described(path, load(ROOT / path))
 
 
 def read_result(name: str) -> Any:

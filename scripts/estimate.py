@@ -8,7 +8,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "workflow"))
 
 from eigenloom.errors import EigenloomError
 from experiments import load
-from scale import Machine, described
+from scale import Machine
+from scale_table import described
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import load
 from plan import FAMILIES, Plan
-from scale import WORK, Cost, Machine, Work, costs, markdown
+from scale import WORK, Cost, Machine, Work, costs
+from scale_table import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "workflow/experiments/paper-scale/config.yaml"
