@@ -175,7 +175,7 @@ CODINGS = {"probe", "score"}
 AFTER_LAYERS = {*STORE, "join_moments", "fit", "evaluate", *ENCODES, "join_codes", *CODINGS}
 # Dotted path -> (another value, rules whose own specification changes). What follows from inputs, Snakemake knows.
 EDITS: dict[str, tuple[Any, set[str]]] = {
-    "name": ("other", {"tabulate", "tabulate_experts", "render"}),
+    "name": ("other", {"illustrate", "tabulate", "tabulate_experts", "render"}),
     "seed": (1, SEEDED),
     "device": ("cpu", set()),
     "standardize": ("center", {"fit"}),
