@@ -20,6 +20,8 @@ from eigenloom.experts.warm_start import seed_bank
 RANK, BASES = 32, 8
 QUICK = {"n_starts": 1, "n_sweeps": 10, "polish_evals": 400}
 """A budget that costs some two fifths of the time of the rival."""
+EVALUATIONS = (50, 100, 150, 200, 250, 300)
+EPOCHS = (250, 500, 1000, 2000)
 
 
 def run(full: bool) -> list[dict[str, Any]]:
@@ -29,7 +31,7 @@ def run(full: bool) -> list[dict[str, Any]]:
         found = [compare_training(problem, seed) for seed in range(3 if full else 1)]
         records += found
         if full:
-            records.append(medians(problem, found))
+            records += [medians(problem, found), compare_budgets(problem)]
     return [*records, compare_seedings(full), *([compare_seedings_after_training()] if full else [])]
 
 
@@ -79,6 +81,35 @@ def medians(problem: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [{**row, "ratio": statistics.median(row["cpu_s"]) / base} for row in rows]
     goal = {"signed": 0.10, "simplex_silu": 0.03, "heavy": 0.59}[problem]
     return {**records[0], "job": f"{problem}, medians of three data seeds", "target": f"error {goal}", "rows": rows}
+
+
+def compare_budgets(problem: str) -> dict[str, Any]:
+    """Error against time: our evaluations and the rival's epochs raised step by step, medians of three data seeds."""
+    w = [planted_experts(problem, seed) for seed in range(3)]
+    arms: dict[str, Any] = {
+        "eigenloom": lambda x: ours(x, **QUICK).metrics["relative_error"],
+        **{
+            f"eigenloom, {n} evaluations": lambda x, n=n: ours(x, **{**QUICK, "polish_evals": n}).metrics[
+                "relative_error"
+            ]
+            for n in EVALUATIONS
+        },
+        **{
+            f"MoBE, {activation}, {n} epochs": lambda x, n=n, activation=activation: (
+                train_mobe(x, RANK, BASES, activation=activation, epochs=n).relative_error
+            )
+            for activation in ("tanh", "silu")
+            for n in EPOCHS
+        },
+    }
+    return compare(
+        f"{problem}, error against time",
+        {name: lambda arm=arm: [arm(x) for x in w] for name, arm in arms.items()},
+        rounds=1,
+        settings={"E": 32, "p": 64, "d": 128, "r": RANK, "m": BASES, "times": "of three data seeds together", **QUICK},
+        quality=lambda errors: {"error": round(statistics.median(errors), 4), "errors": [round(e, 4) for e in errors]},
+        target="the error of MoBE at 2000 epochs in a quarter of its time",
+    )
 
 
 def seed_errors(w: Tensor, rank: int, m: int, config: SeedingConfig) -> dict[str, Any]:

@@ -93,5 +93,5 @@ def test_many_small_jobs_shared_a_slurm_job(whole):
 def test_requests_are_those_of_the_rules(whole):
     jobs = {re.sub("_wildcards.*", "", job["Comment"]): job for job in whole.jobs() if "Comment" in job}
     train = jobs["rule_train"]
-    assert (train["NumCPUs"], train["TimeLimit"], train["MinMemoryNode"]) == ("2", "02:00:00", "4000M")
+    assert (train["NumCPUs"], train["TimeLimit"], train["MinMemoryNode"]) == ("1", "02:00:00", "4000M")
     assert train["Requeue"] == "1"
