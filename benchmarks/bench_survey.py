@@ -43,7 +43,7 @@ def run(full: bool) -> list[dict[str, Any]]:
             "target": "full: under 180 s; under 1.5 GB above the landmarks",
             "settings": {"n": n, "d": d, "landmarks": m, "r": COMPONENTS, "threads": threads, "MB": 4 * n * d // 10**6},
             "rows": [{**row, "ratio": row["wall_s"][0] / base} for row in rows],
-            "facts": machine_facts() | {"load_before": os.getloadavg()},
+            "facts": machine_facts() | {"threads": threads, "load_before": os.getloadavg()},
         }
     ]
 
@@ -89,7 +89,7 @@ def timed_fit(root: Path, landmarks: int, threads: int) -> dict[str, Any]:
     status, cpu, wall, peak = measured(command(root, "whole.safetensors", landmarks), threads)
     assert status == 0, status
     imports = measured([sys.executable, "-c", "import eigenloom.bases.kernel_pca, h5py"], threads)[3]
-    quality = {"peak_mb": peak, "of_these_imports_mb": imports}
+    quality = {"wall_s": round(wall, 1), "peak_mb": peak, "of_these_imports_mb": imports}
     return {"name": "eigenloom", "role": "ours", "cpu_s": [cpu], "wall_s": [wall], "quality": quality}
 
 
@@ -100,7 +100,8 @@ def timed_stop(root: Path, landmarks: int, threads: int, stop_after: float) -> d
     status, more, longer, again = measured(words, threads)
     assert status == 0, status
     digests = {file_digest(root / f"{name}.safetensors") for name in ("whole", "stopped")}
-    quality = {"exit_status": stopped, "same_bytes": len(digests) == 1, "peak_mb": max(peak, again)}
+    quality = {"wall_s": round(wall + longer, 1), "peak_mb": max(peak, again)}
+    quality |= {"exit_status": stopped, "same_bytes": len(digests) == 1}
     return {
         "name": "eigenloom, stopped and resumed",
         "role": "ours",
@@ -128,4 +129,4 @@ def timed_limit(path: Path, landmarks: int, threads: int) -> dict[str, Any]:
     wall, used = time.perf_counter() - started, time.process_time() - cpu
     torch.set_num_threads(before)
     name = "one reading, kernel and covariance products, exp, eigh"
-    return {"name": name, "role": "limit", "cpu_s": [used], "wall_s": [wall], "quality": {}}
+    return {"name": name, "role": "limit", "cpu_s": [used], "wall_s": [wall], "quality": {"wall_s": round(wall, 1)}}
