@@ -1,10 +1,13 @@
 """Optimizer steps beside torch's: two stacked 768 x 768 matrices, the shaping alone, a model of 0.2 M parameters."""
 
+import os
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import compare
+from harness import compare, machine_facts
 from torch import Tensor, nn
 
 from eigenloom.linalg.orthogonalize import orthogonalize
@@ -22,7 +25,7 @@ def run(full: bool) -> list[dict[str, Any]]:
     records = [compare_stack_steps(width, repeats), compare_shaping(width, 2 * width, repeats)]
     if full:
         records.append(compare_shaping(768, 3072, repeats))
-    return [*records, compare_model_steps(20)]
+    return [*records, compare_model_steps(20), compare_in_training(width, 9 if full else 3)]
 
 
 def matrices(width: int, count: int) -> list[nn.Parameter]:
@@ -152,3 +155,52 @@ def compare_model_steps(repeats: int) -> dict[str, Any]:
         },
         target="<= 1.5 AdamW",
     )
+
+
+def compare_in_training(width: int, rounds: int) -> dict[str, Any]:
+    """Steps on two transformer blocks between forward and backward passes, whose memory the allocator then juggles."""
+
+    def blocks() -> nn.Sequential:
+        torch.manual_seed(0)
+        keys = {"nhead": width // 64, "dim_feedforward": 4 * width, "dropout": 0.0, "batch_first": True}
+        return nn.Sequential(*(nn.TransformerEncoderLayer(width, **keys) for _ in range(2)))
+
+    makers = {
+        "eigenloom": SpectraTEON.from_model,
+        "torch AdamW": lambda net: torch.optim.AdamW(net.parameters()),
+        "torch AdamW(fused=True)": lambda net: torch.optim.AdamW(net.parameters(), fused=True),
+    }
+    nets = {name: blocks() for name in makers}
+    optimizers = {name: make(nets[name]) for name, make in makers.items()}
+    draw = torch.Generator().manual_seed(0)
+    cpu: dict[str, list[float]] = {name: [] for name in makers}
+    wall: dict[str, list[float]] = {name: [] for name in makers}
+    for turn in range(rounds + 2):
+        x, y = torch.randn(2, 8, 64, width, generator=draw)
+        for name, net in nets.items():
+            (net(x) * y).mean().backward()
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            optimizers[name].step()
+            if turn > 1:
+                cpu[name].append(time.process_time() - cpu_start)
+                wall[name].append(time.perf_counter() - wall_start)
+            optimizers[name].zero_grad()
+    base = statistics.median(cpu["eigenloom"])
+    rows = [
+        {
+            "name": name,
+            "role": "ours" if name == "eigenloom" else "peer",
+            "cpu_s": cpu[name],
+            "wall_s": wall[name],
+            "ratio": statistics.median(cpu[name]) / base,
+            "quality": state_bytes(optimizer),
+        }
+        for name, optimizer in optimizers.items()
+    ]
+    return {
+        "job": f"optimizer step in training, two transformer blocks of width {width}",
+        "target": "<= 1.0 AdamW",
+        "settings": {"parameters": sum(p.numel() for p in nets["eigenloom"].parameters()), "batch": [8, 64, width]},
+        "rows": rows,
+        "facts": machine_facts() | {"load_after": os.getloadavg()},
+    }
