@@ -49,7 +49,7 @@ def check_snakemake(words):
     if "--configfile" in words:
         config = words[words.index("--configfile") + 1]
         assert (ROOT / config).exists() or config in MADE_BY_THE_READER
-    takes = {"--cores", "--profile", "--configfile", "--slurm-status-command", "--sdm"}
+    takes = {"--cores", "--profile", "--configfile", "--slurm-status-command", "--sdm", "--report"}
     targets = [
         word for place, word in enumerate(words)
         if not word.startswith("-") and (place == 0 or words[place - 1] not in takes)
