@@ -13,6 +13,7 @@ from eigenloom.errors import StoreError
 from eigenloom.sources.checkpoint_file import PIECE_BYTES, Checkpoint, Range, TensorFacts
 from eigenloom.store.artifact import DTYPES
 from eigenloom.store.atomic import explained
+from eigenloom.store.plain_tensors import refused
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def open_torch(path: Path) -> TorchCheckpoint:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise StoreError(
-            f"{path}: is refused, for it pickles more than plain tensors ({_first_line(error)}); save its state_dict()"
+            f"{path}: is refused, for it pickles more than plain tensors ({refused(error)}); save its state_dict()"
             " alone, or convert it to safetensors"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:

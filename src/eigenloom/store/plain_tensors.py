@@ -1,6 +1,7 @@
 """Torch files of other programs, read without ever running what a pickle may ask for."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ def load_plain_tensors(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
         raise StoreError(
-            f"{path}: is a pickle that is not plain tensors and numbers ({reason}); it was not run. Save the tensors "
-            "alone, as safetensors or .npy"
+            f"{path}: is a pickle that is not plain tensors and numbers ({refused(error)}); it was not run. Save the "
+            "tensors alone, as safetensors or .npy"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(f"{path}: is damaged or no torch file ({reason}); copy or save it again") from None
+
+
+def refused(error: pickle.UnpicklingError) -> str:
+    """Say what a pickle asked for; torch's own text goes on to advise loading it all the same."""
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it asks for {name[1]}" if name else "it asks for more than torch allows"
