@@ -22,16 +22,16 @@ def claims_table(read: Read) -> str:
 
 def attention(read: Read) -> Iterator[tuple[str, ...]]:
     """Attention that starts from kernel PCA: differences in NMSE, paired by seed; below zero is better."""
-    path = "results/stars/attention/table.json"
-    table = read(path) or {"conditions": []}
-    for condition in table["conditions"]:
-        against = {arm: condition["paired"]["kpca-warm"][arm] for arm in ("small", "linear-pca")}
-        small, linear = (
-            f"{d['mean']:+.4f} [{d['interval'][0]:+.4f}, {d['interval'][1]:+.4f}]" for d in against.values()
-        )
-        setting = f"{condition['n_train']} spectra, noise x {condition['noise']:g}, {len(table['seeds'])} seeds"
-        yield ("attention gains from starting at kernel PCA", setting, f"NMSE {small} against `small`",
-               f"{linear} against `linear-pca`", f"`{path}`")  # fmt: skip
+    for path in ("results/stars/attention-full/table.json", "results/stars/attention/table.json"):
+        table = read(path) or {"conditions": []}
+        for condition in table["conditions"]:
+            against = {arm: condition["paired"]["kpca-warm"][arm] for arm in ("small", "linear-pca")}
+            small, linear = (
+                f"{d['mean']:+.4f} [{d['interval'][0]:+.4f}, {d['interval'][1]:+.4f}]" for d in against.values()
+            )
+            setting = f"{condition['n_train']} spectra, noise x {condition['noise']:g}, {len(table['seeds'])} seeds"
+            yield ("attention gains from starting at kernel PCA", setting, f"NMSE {small} against `small`",
+                   f"{linear} against `linear-pca`", f"`{path}`")  # fmt: skip
 
 
 def denoising(read: Read) -> Iterator[tuple[str, ...]]:
@@ -94,14 +94,17 @@ def spread(row: dict[str, Any], key: str) -> str:
 
 def optimizers(read: Read) -> Iterator[tuple[str, ...]]:
     """SpectraTEON trains better than AdamW: validation losses after equal steps."""
-    folder = "results/optimizers/scenes/reduced/patches"
-    losses = {name: read(f"{folder}/{name}.json") for name in ("spectra-teon", "adamw", "muon")}
-    if all(losses.values()):
-        runs = {name: [run["loss"] for run in document["runs"]] for name, document in losses.items()}
-        words = {name: f"{statistics.fmean(values):.3f}{half_width(values)}" for name, values in runs.items()}
-        yield ("SpectraTEON trains better than AdamW", f"race on patches, {len(runs['adamw'])} seeds",
-               f"loss {words['spectra-teon']}", f"AdamW {words['adamw']}, Muon {words['muon']}",
-               f"`{folder}/spectra-teon.json`")  # fmt: skip
+    for race in ("full/patches", "full/text", "reduced/patches"):
+        folder = f"results/optimizers/scenes/{race}"
+        losses = {name: read(f"{folder}/{name}.json") for name in ("spectra-teon", "adamw", "torch-muon")}
+        if all(losses.values()):
+            runs = {name: [run["loss"] for run in document["runs"]] for name, document in losses.items()}
+            words = {name: f"{statistics.fmean(values):.3f}{half_width(values)}" for name, values in runs.items()}
+            kind = "rates swept" if race.startswith("full") else "rates as they stand, few steps"
+            setting = f"race on {race.split('/')[1]}, {len(runs['adamw'])} seeds, {kind}"
+            yield ("SpectraTEON trains better than AdamW", setting, f"loss {words['spectra-teon']}",
+                   f"AdamW {words['adamw']}, torch's Muon {words['torch-muon']}",
+                   f"`{folder}/spectra-teon.json`")  # fmt: skip
 
 
 def half_width(values: list[float]) -> str:
