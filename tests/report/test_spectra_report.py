@@ -117,16 +117,16 @@ def test_every_method_is_in_the_table():
 
 
 @pytest.mark.parametrize(
-    ("n_seeds", "warm", "tone", "words"),
+    ("n_seeds", "warm", "tone", "words", "n"),
     [
-        (6, 0.1, "good", "kernel PCA helps"),
-        (6, 0.0, "plain", NOTHING),
-        (3, 0.1, "plain", "nothing is claimed from 3 seeds"),
+        (6, 0.1, "good", "kernel PCA helps", 4),
+        (6, 0.0, "plain", f"at 300 and 1000 training spectra and noise 1 and 4 times theirs, {NOTHING}", 1),
+        (3, 0.1, "plain", "nothing is claimed from 3 seeds, fewer than 5; mean differences in NMSE are -0.1000 to", 1),
     ],
 )
-def test_sentences_on_attention_are_those_of_the_rule(n_seeds, warm, tone, words):
+def test_sentences_on_attention_are_those_of_the_rule(n_seeds, warm, tone, words, n):
     found = list(attention_findings(Evidence(arms={"stars": arms(n_seeds, warm)})))
-    assert len(found) == 4
+    assert len(found) == n
     for finding in found:
         assert finding.tone == tone
         assert words in finding.text

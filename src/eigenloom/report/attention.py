@@ -34,13 +34,40 @@ def attention_curves(evidence: Evidence) -> str:
 
 
 def attention_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Say, condition by condition, what the rule of claims allows."""
+    """Say what the rule of claims allows: one sentence for each condition that gains, one for all others."""
     for source, table in sorted(evidence.arms.items()):
         paths = (f"results/{source}/attention/table.json",)
-        for condition in table["conditions"]:
-            where = f"{condition['n_train']} training spectra, noise {condition['noise']:g} times theirs"
-            tone = "good" if condition["helps"] else "plain"
-            yield Finding(f"Warm attention, {source}, {where}: {condition['claim']}.", tone, paths)
+        rest = [condition for condition in table["conditions"] if not condition["helps"]]
+        for c in table["conditions"]:
+            if c["helps"]:
+                where = f"{c['n_train']} training spectra, noise {c['noise']:g} times theirs"
+                yield Finding(f"Warm attention, {source}, {where}: {c['claim']}.", "good", paths)
+        if rest:
+            yield Finding(f"Warm attention, {source}: {_no_gain(rest, table)}.", "plain", paths)
+
+
+def _no_gain(conditions: list[Document], table: Document) -> str:
+    """Say in which conditions nothing is claimed, why, and how large the differences are."""
+    sizes, noises = ({c[key] for c in conditions} for key in ("n_train", "noise"))
+    n_seeds = len(table["seeds"])
+    if n_seeds < LEAST_SEEDS:
+        verdict = f"nothing is claimed from {n_seeds} seed{'s' * (n_seeds > 1)}, fewer than {LEAST_SEEDS}"
+    else:
+        verdict = NO_BENEFIT
+    ranges = []
+    for control in ("small", "linear-pca"):
+        means = [c["paired"]["kpca-warm"][control]["mean"] for c in conditions]
+        ranges.append(f"{min(means):+.4f} to {max(means):+.4f} against {control}")
+    return (
+        f"at {_listed(sizes)} training spectra and noise {_listed(noises)} times theirs, {verdict};"
+        f" mean differences in NMSE are {' and '.join(ranges)}"
+    )
+
+
+def _listed(values: set[Any]) -> str:
+    """List numbers in words."""
+    words = [f"{value:g}" for value in sorted(values)]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def attention_facts(evidence: Evidence) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ chosen by Probe R on ``probe_train``, and what is said of them is read on ``prob
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eigenloom.report.clusters import cluster_use
@@ -19,26 +19,29 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence, and how it should be taken: ``plain``, ``good`` or ``warning``; ``paths`` hold its numbers."""
+    """One sentence, and how it should be taken: ``plain``, ``good`` or ``warning``; ``paths`` hold its numbers.
+
+    ``topic`` is the heading under which the page shows it.
+    """
 
     text: str
     tone: str = "plain"
     paths: tuple[str, ...] = ()
+    topic: str = ""
 
 
 def find(evidence: Evidence) -> list[Finding]:
     """State what the results of every source show; what is missing comes last."""
-    many = len(evidence.sources) > 1
-    found = []
-    for source in evidence.sources:
-        for rule in RULES:
-            for finding in rule(evidence, source):
-                text = f"{source}: {finding.text}" if many else finding.text
-                found.append(Finding(text, finding.tone, finding.paths))
-    found += [Finding(sentence) for sentence in race_sentences(evidence.races)]
-    found += list(_seeds(evidence))
-    found += [Finding(f"Missing: {name}.", "warning") for table in evidence.tables for name in table["missing"]]
-    return found
+    found = [
+        replace(finding, topic=source)
+        for source in evidence.sources
+        for rule in RULES
+        for finding in rule(evidence, source)
+    ]
+    found += [Finding(sentence, topic="optimizers") for sentence in race_sentences(evidence.races)]
+    found += [replace(finding, topic="this run") for finding in _seeds(evidence)]
+    missing = [name for table in evidence.tables for name in table["missing"]]
+    return found + [Finding(f"Missing: {name}.", "warning", topic="this run") for name in missing]
 
 
 def leading_codings(evidence: Evidence, source: str) -> dict[str, list[Document]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,15 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
         name=name,
         css=Markup(CSS + css(g for _, g in sorted(evidence.galleries.items()))),
         summary=summary(evidence),
-        findings=[
-            {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
-            for f in _findings(evidence)
+        topics=[
+            {
+                "title": topic,
+                "findings": [
+                    {"text": f.text, "tone": f.tone, "links": [{"href": link(path), "title": path} for path in f.paths]}
+                    for f in found
+                ],
+            }
+            for topic, found in _topics(evidence).items()
         ],
         headline=[{"label": label(m, evidence.rows), "meaning": m.meaning} for m in METRICS if m.key in HEADLINE],
         grids=[_grid(evidence, source, link) for source in evidence.sources],
@@ -200,11 +207,23 @@ def render(name: str, evidence: Evidence, figures: Mapping[str, str], here: str 
     )
 
 
-def _findings(evidence: Evidence) -> Iterator[Finding]:
-    """Yield every sentence, in the order of the parts."""
-    yield from find(evidence)
-    for part in (weight_findings, denoising_findings, attention_findings, expert_findings):
-        yield from part(evidence)
+def _topics(evidence: Evidence) -> dict[str, list[Finding]]:
+    """Return every sentence by its topic, in the order of the parts; what is said of the whole run comes last."""
+    found = find(evidence)
+    for topic, part in PARTS.items():
+        found += [replace(finding, topic=topic) for finding in part(evidence)]
+    topics: dict[str, list[Finding]] = {}
+    for finding in sorted(found, key=lambda f: f.topic == "this run"):
+        topics.setdefault(finding.topic, []).append(finding)
+    return topics
+
+
+PARTS = {
+    "weights": weight_findings,
+    "denoising": denoising_findings,
+    "attention": attention_findings,
+    "experts": expert_findings,
+}
 
 
 def _direction(metric: Metric) -> str:

@@ -35,10 +35,13 @@ p,li{max-width:46rem;text-wrap:pretty}
 a{color:var(--link);text-underline-offset:.15em}
 nav{font-size:.875rem;margin-top:.9rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
 code{font:.92em ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
+.topics{columns:2 24rem;column-gap:2.5rem;font-size:.9rem;line-height:1.5}
+.topics h3{break-after:avoid;font-size:1.05rem;margin:1.2rem 0 .2rem}
+.topics h3:first-child{margin-top:0}
 .findings{list-style:none;margin:0;padding:0}
-.findings li{padding:.5rem 0 .5rem 1.6rem;position:relative}
+.findings li{padding:.45rem 0 .45rem 1.4rem;position:relative;break-inside:avoid}
 .findings li+li{border-top:1px solid var(--grid)}
-.findings li::before{content:"";position:absolute;left:.25rem;top:1.05rem;
+.findings li::before{content:"";position:absolute;left:.15rem;top:.9rem;
  width:.5rem;height:.5rem;border-radius:50%;background:var(--muted)}
 .findings .good::before{background:var(--good)}
 .findings .warning::before{background:var(--warn);border-radius:0;transform:rotate(45deg)}

@@ -27,16 +27,21 @@ PAGE = """<!doctype html>
 <h2>Findings</h2>
 <p class="note">Computed from the results below; numbers that print alike are called equal. Codings and layers are
 chosen on the training split, and judged on the validation split.</p>
+<div class="topics">
+{%- for topic in topics %}
+<h3>{{ topic.title }}</h3>
 <ul class="findings">
-{%- for finding in findings %}
+{%- for finding in topic.findings %}
 <li class="{{ finding.tone }}">{{ finding.text }}
 {%- if finding.links %} <small>
 {%- for link in finding.links %} <a href="{{ link.href }}" title="{{ link.title }}">[{{ loop.index }}]</a>{% endfor -%}
 </small>{% endif %}</li>
-{%- else %}
-<li>No result is there to speak of.</li>
 {%- endfor %}
 </ul>
+{%- else %}
+<p>No result is there to speak of.</p>
+{%- endfor %}
+</div>
 </section>
 
 <section id="methods">
