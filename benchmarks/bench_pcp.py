@@ -65,7 +65,7 @@ def compare_solvers(n: int, m: int) -> dict[str, Any]:
         },
         settings={"n": n, "m": m, "rank": RANK, "hit": SHARE, "dtype": "float32", "tol": 1e-6},
         quality=quality,
-        rounds=2 if n > 1000 else 5,  # the full decompositions take minutes
+        rounds=1 if n > 1000 else 5,  # the full decompositions take minutes
         limits={"4 thin products and 5 walks an iteration": lambda: bare_work(X, iterations)},
         target="6x full SVD of the same schedule; near AccAltProj",
     )
