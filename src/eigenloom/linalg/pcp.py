@@ -58,7 +58,7 @@ def pcp(
         mu: first penalty; None for ``1.25 / sigma_1``.
         tol: largest ``||X - L - S - N|| / ||X||`` to stop at; None for 1e-6 in float32 and 1e-7 in float64.
         max_iter: most iterations.
-        svd: ``randomized``, a subspace carried from iteration to iteration; ``gram``; ``full``, X's size in memory.
+        svd: ``randomized``, a subspace carried from iteration to iteration; ``gram``; ``full``, X in memory.
         rank_guess: columns the subspace starts with, ``oversampling`` more; it grows as needed.
         oversampling: see ``rank_guess``.
         power_iter: most refinements of the subspace in one iteration.

@@ -98,13 +98,17 @@ def gram(blocks: RowBlocks) -> Tensor:
 
 
 def full_svt(blocks: RowBlocks, threshold: float) -> Factors:
-    """Threshold through a decomposition of the whole matrix, which is put together in memory."""
-    whole = torch.empty(blocks.shape, dtype=blocks.dtype, device=blocks.device)
+    """Threshold through a decomposition of the whole matrix, which is put together in memory, in float64.
+
+    LAPACK's rounding in float32 is as large as the tolerance of the loop, which then never ends.
+    """
+    whole = torch.empty(blocks.shape, dtype=torch.float64, device=blocks.device)
     for rows, block in blocks:
         whole[rows] = block
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
-    values = values.double().cpu()
-    return _scaled(left, values, right.T, _kept(values, threshold), threshold)
+    values = values.cpu()
+    left, right = left.to(blocks.dtype), right.T.to(blocks.dtype)
+    return _scaled(left, values, right, _kept(values, threshold), threshold)
 
 
 def gram_svt(blocks: RowBlocks, threshold: float) -> Factors:
